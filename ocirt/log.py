@@ -1,0 +1,110 @@
+"""The log that engines parse: one JSON object or one logrus text line an entry.
+
+podman parses the whole file as one object, containerd takes the last entry
+whose level is `error`: in JSON mode only the error of a failed command is
+written unless the level is lowered. This module holds the package's only
+mutable state: where to log and from which level.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+TYPE_CHECKING = False
+
+DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
+LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "warn": WARNING, "error": ERROR}
+_NAMES = {DEBUG: "debug", INFO: "info", WARNING: "warning", ERROR: "error"}
+
+
+class _Target:
+    """Where entries go. fd -1 is no log file; text entries then go to stderr."""
+
+    __slots__ = ("fd", "json", "level", "stderr")
+
+    def __init__(self) -> None:
+        self.fd = -1
+        self.json = False
+        self.level = WARNING
+        self.stderr = True
+
+
+_target = _Target()
+
+
+def configure(path: str | None, *, json: bool, level: int, stderr: bool = True) -> None:
+    """Open `path` (created 0644, appended to) as the log; raises OSError."""
+    _target.json = json
+    _target.level = level
+    _target.stderr = stderr
+    if path:
+        _target.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+
+
+def enabled(level: int) -> bool:
+    """Is an entry of this level written anywhere?"""
+    return level >= _target.level
+
+
+def debug(message: str) -> None:
+    """A step of set-up, for --debug."""
+    if _target.level <= DEBUG:
+        _write(DEBUG, message)
+
+
+def info(message: str) -> None:
+    """An entry of level info."""
+    if _target.level <= INFO:
+        _write(INFO, message)
+
+
+def warning(message: str) -> None:
+    """Log a warning: the operation goes on (runtime.md, Warnings).
+
+    With a JSON log it goes to stderr instead, because podman takes the whole
+    file for one object; with --debug it goes to the log like everything else.
+    """
+    if _target.level <= WARNING:
+        _write(WARNING, message)
+
+
+def error(message: str) -> None:
+    """The error of a failed command: always in the log, and on stderr as text."""
+    if _target.fd >= 0:
+        os.write(_target.fd, _entry(ERROR, message))
+    if _target.stderr:
+        _to_stderr(message)
+
+
+def _write(level: int, message: str) -> None:
+    quiet = _target.json and _target.level > INFO
+    if _target.fd >= 0 and not quiet:
+        os.write(_target.fd, _entry(level, message))
+    elif _target.stderr:
+        _to_stderr(f"{_NAMES[level]}: {message}")
+
+
+def _to_stderr(message: str) -> None:
+    try:
+        os.write(2, message.encode("utf-8", "backslashreplace") + b"\n")
+    except OSError:
+        pass  # nobody reads it: a closed stderr must not hide the error in the log
+
+
+def _entry(level: int, message: str) -> bytes:
+    now = time.time()
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1e9):09d}Z"
+    text = quote(message)
+    if _target.json:
+        line = f'{{"level":"{_NAMES[level]}","msg":{text},"time":"{stamp}"}}\n'
+    else:
+        line = f'time="{stamp}" level={_NAMES[level]} msg={text}\n'
+    return line.encode("utf-8", "backslashreplace")
+
+
+def quote(text: str) -> str:
+    """`text` as a JSON string; what is not UTF-8 (surrogateescape) becomes U+FFFD."""
+    from _json import encode_basestring_ascii
+
+    return encode_basestring_ascii(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
