@@ -1,0 +1,1 @@
+"""What happens between `create` and the container's program."""
