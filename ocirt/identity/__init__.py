@@ -1,0 +1,1 @@
+"""Who the container's process is and what it may do."""

@@ -1,0 +1,178 @@
+"""The five capability sets: config.md, Linux Process; capabilities(7)."""
+
+from __future__ import annotations
+
+from ocirt import log
+from ocirt.errors import Error
+from ocirt.linux import prctl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ocirt.process.plan import Plan
+
+#: linux/capability.h, in the order of their numbers.
+NAMES = (
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+)
+
+NUMBERS = {name: number for number, name in enumerate(NAMES)}
+
+SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
+
+SYS_ADMIN = 1 << NUMBERS["CAP_SYS_ADMIN"]
+SYS_PTRACE = 1 << NUMBERS["CAP_SYS_PTRACE"]
+
+#: The highest number that a capability can have: they are kept in 64 bits.
+_LAST = 63
+
+
+class Sets:
+    """The sets of a process as bit masks."""
+
+    __slots__ = SETS
+
+    def __init__(self, bounding: int, effective: int, inheritable: int, permitted: int, ambient: int) -> None:
+        self.bounding = bounding
+        self.effective = effective
+        self.inheritable = inheritable
+        self.permitted = permitted
+        self.ambient = ambient
+
+
+def grantable(config: dict[str, list[str]] | None) -> Sets:
+    """The sets of process.capabilities, less what can't be granted here.
+
+    config.md: a value that isn't known or can't be granted MUST be logged as a
+    warning and SHOULD NOT fail. A set that isn't given is empty.
+    """
+    config = config or {}
+    available = _available()
+    wanted: dict[str, int] = {}
+    ignored: list[str] = []
+    for name in SETS:
+        mask = 0
+        for capability in config.get(name) or ():
+            number = NUMBERS.get(capability, -1)
+            if number < 0 or not available >> number & 1:
+                if capability not in ignored:
+                    ignored.append(capability)
+            else:
+                mask |= 1 << number
+        wanted[name] = mask
+    if ignored:
+        log.warning(f"ignoring unknown or unavailable capabilities: [{' '.join(ignored)}]")
+    impossible = wanted["ambient"] & ~(wanted["inheritable"] & wanted["permitted"])
+    if impossible:
+        names = [n for n in NAMES if impossible >> NUMBERS[n] & 1]
+        log.warning(f"ignoring ambient capabilities that are not inheritable and permitted: [{' '.join(names)}]")
+        wanted["ambient"] &= ~impossible
+    wanted["effective"] &= wanted["permitted"]
+    return Sets(**wanted)
+
+
+def _available() -> int:
+    """What this process could give: its permitted set within its bounding set."""
+    _, permitted, _ = prctl.capget()
+    available = 0
+    for number in range(len(NAMES)):
+        if permitted >> number & 1 and prctl.in_bounding_set(number):
+            available |= 1 << number
+    return available
+
+
+def drop_bounding_set(plan: Plan) -> None:
+    """drop capabilities from the bounding set"""
+    for number in range(_LAST + 1):
+        if plan.capabilities.bounding >> number & 1:
+            continue
+        try:
+            prctl.prctl(prctl.PR_CAPBSET_DROP, number)
+        except Error as error:
+            if error.errno != 22:  # EINVAL: the kernel knows no capability of this number, nor of a higher one
+                raise
+            break
+
+
+def keep_capabilities(plan: Plan) -> None:
+    """keep capabilities over the change of user"""
+    if plan.process:
+        prctl.prctl(prctl.PR_SET_KEEPCAPS, 1)
+
+
+def set_capabilities(plan: Plan) -> None:
+    """set the capabilities
+
+    A seccomp filter without no_new_privs needs CAP_SYS_ADMIN to be loaded: it is
+    kept until then (drop_kept_capability).
+    """
+    if not plan.process:
+        return
+    sets = plan.capabilities
+    kept = SYS_ADMIN if plan.keeps_sys_admin else 0
+    prctl.capset(sets.effective | kept, sets.permitted | kept, sets.inheritable)
+    prctl.prctl(prctl.PR_SET_KEEPCAPS, 0)
+    _set_ambient(sets.ambient)
+
+
+def _set_ambient(ambient: int) -> None:
+    try:
+        prctl.prctl(prctl.PR_CAP_AMBIENT, prctl.PR_CAP_AMBIENT_CLEAR_ALL)
+    except Error as error:
+        if error.errno == 22 and not ambient:  # before Linux 4.3 there is no ambient set to clear
+            return
+        raise
+    for number in range(len(NAMES)):
+        if ambient >> number & 1:
+            prctl.prctl(
+                prctl.PR_CAP_AMBIENT,
+                prctl.PR_CAP_AMBIENT_RAISE,
+                number,
+                shown=f"prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, {NAMES[number]})",
+            )
+
+
+def drop_kept_capability(plan: Plan) -> None:
+    """drop the capability that loading the seccomp filter needed"""
+    if plan.keeps_sys_admin:
+        sets = plan.capabilities
+        prctl.capset(sets.effective, sets.permitted, sets.inheritable)

@@ -1,0 +1,59 @@
+"""Resource limits: config.md, POSIX process (rlimits); getrlimit(2)."""
+
+from __future__ import annotations
+
+from ocirt.errors import Error
+from ocirt.linux import sched
+from ocirt.process.sync import Channel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ocirt.process.plan import Plan
+    from ocirt.spec import Process
+
+#: asm-generic/resource.h
+RLIMITS = {
+    "RLIMIT_CPU": 0,
+    "RLIMIT_FSIZE": 1,
+    "RLIMIT_DATA": 2,
+    "RLIMIT_STACK": 3,
+    "RLIMIT_CORE": 4,
+    "RLIMIT_RSS": 5,
+    "RLIMIT_NPROC": 6,
+    "RLIMIT_NOFILE": 7,
+    "RLIMIT_MEMLOCK": 8,
+    "RLIMIT_AS": 9,
+    "RLIMIT_LOCKS": 10,
+    "RLIMIT_SIGPENDING": 11,
+    "RLIMIT_MSGQUEUE": 12,
+    "RLIMIT_NICE": 13,
+    "RLIMIT_RTPRIO": 14,
+    "RLIMIT_RTTIME": 15,
+}
+
+
+def apply(pid: int, process: Process) -> None:
+    """Set the limits of `pid` (0: this process); raises Error with EPERM when a hard limit may not be raised."""
+    for limit in process.get("rlimits") or ():
+        name, soft, hard = limit["type"], limit["soft"], limit["hard"]
+        shown = f"prlimit({name}, soft={soft}, hard={hard})"
+        sched.prlimit(pid, RLIMITS[name], soft, hard, shown)
+
+
+def set_rlimits(plan: Plan) -> None:
+    """set the resource limits
+
+    Late, so that they don't starve set-up. In a user namespace nobody may raise
+    a hard limit: then the runtime, which may be privileged, does it from outside.
+    """
+    if not plan.process.get("rlimits"):
+        return
+    try:
+        apply(0, plan.process)
+    except Error as error:
+        if error.errno != 1:
+            raise
+        channel = plan.channel
+        assert isinstance(channel, Channel)
+        channel.send("limits")
+        channel.receive("limited")

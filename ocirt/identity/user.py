@@ -1,0 +1,147 @@
+"""User, groups, umask and the home directory: config.md, POSIX-platform User."""
+
+from __future__ import annotations
+
+import os
+
+from ocirt.errors import Error, from_oserror
+from ocirt.linux import prctl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ocirt.process.plan import Plan
+
+#: What runc and crun use, and every engine relies on, when user.umask isn't given.
+DEFAULT_UMASK = 0o022
+
+_PASSWD_LIMIT = 1 << 20
+
+
+def become_root(plan: Plan) -> None:
+    """become root of the user namespace"""
+    if not plan.userns:
+        return
+    try:
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    except OSError as error:
+        # EINVAL: 0 isn't mapped. The capabilities in the namespace suffice for what follows.
+        if error.errno != 22:
+            raise from_oserror(error, "setresuid(0, 0, 0)") from None
+    if _may_setgroups():
+        os.setgroups([])
+
+
+def _may_setgroups() -> bool:
+    """setgroups(2) is denied for good where an unprivileged user wrote the gid map (user_namespaces(7))."""
+    try:
+        fd = os.open("/proc/self/setgroups", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        return os.read(fd, 16).strip() != b"deny"
+    finally:
+        os.close(fd)
+
+
+def set_umask(plan: Plan) -> None:
+    """set the umask"""
+    if plan.process:
+        umask = (plan.process.get("user") or {}).get("umask")
+        os.umask(DEFAULT_UMASK if umask is None else umask)
+
+
+def own_stdio(plan: Plan) -> None:
+    """give the standard streams to the container's user
+
+    So that a process that isn't root may open /dev/stdout. Other people's files
+    keep their owner: only pipes, terminals and sockets that the runtime's user
+    owns change hands, and /dev/null never.
+    """
+    if not plan.process:
+        return
+    uid = (plan.process.get("user") or {}).get("uid", 0)
+    for fd in (0, 1, 2):
+        try:
+            status = os.fstat(fd)
+        except OSError:
+            continue
+        if status.st_uid == uid or status.st_rdev == os.makedev(1, 3):
+            continue
+        try:
+            os.fchown(fd, uid, -1)
+        except OSError as error:
+            # EINVAL: not mapped; EPERM: somebody else's; EROFS; ENOSYS and the like of odd file systems
+            if error.errno not in (22, 1, 30, 38, 95):
+                raise from_oserror(error, f"fchown({fd}, {uid}, -1)") from None
+
+
+def set_home(plan: Plan) -> None:
+    """find the home directory in the container's /etc/passwd"""
+    if not plan.process or any(e.startswith("HOME=") and len(e) > 5 for e in plan.env):
+        return
+    uid = (plan.process.get("user") or {}).get("uid", 0)
+    plan.env[:] = [e for e in plan.env if not e.startswith("HOME=")]
+    plan.env.append("HOME=" + (_home_of(uid) or "/"))
+
+
+def _home_of(uid: int) -> str:
+    """The sixth field of the user's line; NSS would load the container's libraries."""
+    try:
+        fd = os.open("/etc/passwd", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return ""
+    try:
+        data = os.read(fd, _PASSWD_LIMIT)
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+    for line in data.split(b"\n"):
+        fields = line.split(b":")
+        if len(fields) >= 6 and fields[2] == str(uid).encode() and fields[5].startswith(b"/"):
+            return os.fsdecode(fields[5])
+    return ""
+
+
+def set_user(plan: Plan) -> None:
+    """become the container's user"""
+    if not plan.process:
+        return
+    user = plan.process.get("user") or {}
+    uid, gid = user.get("uid", 0), user.get("gid", 0)
+    groups = list(user.get("additionalGids") or [])
+    if _may_setgroups_now(plan):
+        try:
+            os.setgroups(groups)
+        except OSError as error:
+            raise from_oserror(error, f"setgroups({groups})", _unmapped(error)) from None
+    elif groups:
+        raise Error("setgroups: operation not permitted (additionalGids need a user namespace whose gids newgidmap mapped)", 1)
+    try:
+        os.setresgid(gid, gid, gid)
+    except OSError as error:
+        raise from_oserror(error, f"setresgid({gid}, {gid}, {gid})", _unmapped(error)) from None
+    try:
+        os.setresuid(uid, uid, uid)
+    except OSError as error:
+        raise from_oserror(error, f"setresuid({uid}, {uid}, {uid})", _unmapped(error)) from None
+    # a change of user makes the process dumpable by /proc/sys/fs/suid_dumpable: be sure (CVE-2016-9962)
+    prctl.set_dumpable(False)
+
+
+def _may_setgroups_now(plan: Plan) -> bool:
+    if not plan.userns:
+        return True
+    try:
+        fd = os.open("self/setgroups", os.O_RDONLY | os.O_CLOEXEC, dir_fd=plan.proc)
+    except OSError:
+        return True
+    try:
+        return os.read(fd, 16).strip() != b"deny"
+    finally:
+        os.close(fd)
+
+
+def _unmapped(error: OSError) -> str:
+    return "is the id mapped in the container's user namespace?" if error.errno == 22 else ""
