@@ -6,13 +6,14 @@ is first used (PEP 562): the command line never pays for it.
 
 __version__ = "0.1.0"
 
+#: What api gives. Named here because `from ocirt import log` asks for attributes of the package as well, and must not
+#: load the API.
+__all__: tuple[str, ...] = ()
+
 
 def __getattr__(name: str) -> object:
-    if name.startswith("_"):
-        raise AttributeError(name)
-    from ocirt import api
+    if name not in __all__:
+        raise AttributeError(f"module 'ocirt' has no attribute {name!r}")
+    import ocirt.api
 
-    try:
-        return getattr(api, name)
-    except AttributeError:
-        raise AttributeError(f"module 'ocirt' has no attribute {name!r}") from None
+    return getattr(ocirt.api, name)

@@ -1,0 +1,122 @@
+"""The entry of the command line: reads argv, runs the command, and turns what was raised into output and exit codes.
+
+Exit status 0 on success, 1 on any failure, 255 if `exec` could not run its command; `run` and `exec` give the
+status of their process otherwise, 128 + N when signal N ended it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ocirt import log
+from ocirt.cli.parse import parse
+from ocirt.errors import Error, doing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+SIGINT = 2
+EXEC_FAILURE = 255
+
+
+def launch() -> NoReturn:
+    """Run the process's own command line and leave: for launchers.
+
+    `_exit`, because tearing down the interpreter costs time and nothing of ours is left to be written.
+    """
+    open_standard_files()
+    os._exit(main(sys.argv[1:]))
+
+
+def console_script() -> NoReturn:
+    """The entry that pip's script calls: starts the interpreter once more, isolated, if it is not.
+
+    pip can't write `-I -S` into the script; without it, modules of the current directory and of the environment
+    would be imported as root.
+    """
+    if not (sys.flags.isolated and sys.flags.no_site):
+        from ocirt.cli.launcher import FLAGS, program
+
+        interpreter = os.path.realpath(sys.executable)
+        os.execv(interpreter, [interpreter, FLAGS, "-c", program(), *sys.argv[1:]])
+    launch()
+
+
+def open_standard_files() -> None:
+    """Open /dev/null as each of stdin, stdout and stderr that is closed.
+
+    Otherwise the first file opened takes its number, and the log or a container's file would be written to as if
+    it were stderr.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number is this one
+
+
+def main(argv: list[str]) -> int:
+    """Run a command line and return its exit status."""
+    name = ""
+    try:
+        command = parse(argv)
+        if command is None:
+            from ocirt.cli.explain import explain
+
+            command = explain(argv)
+            if isinstance(command, int):
+                return command
+        name, values = command
+        configure_log(values)
+        if not name:
+            from ocirt.cli.version import version
+
+            name = "version"
+            return version()
+        return run(name, values)
+    except Error as error:
+        log.error(str(error))
+    except KeyboardInterrupt:
+        import _signal
+
+        # what asked us to stop must see that the signal did it
+        _signal.signal(SIGINT, _signal.SIG_DFL)
+        os.kill(os.getpid(), SIGINT)
+    except Exception as error:
+        report_bug(error)
+    return EXEC_FAILURE if name == "exec" else 1
+
+
+def run(name: str, values: dict[str, object]) -> int:
+    """Import a command and run it."""
+    module = __import__(f"ocirt.commands.{name}", fromlist=("run",))
+    from ocirt.commands import Options
+
+    status: int = module.run(Options(values))
+    return status
+
+
+def configure_log(values: dict[str, Any]) -> None:
+    """Set the log up as the global options say."""
+    path: str | None = values["log"]
+    level = log.DEBUG if values["debug"] else log.LEVELS[values["log_level"]]
+    with doing("open the log"):
+        # runc's default for --log is /dev/stderr: nobody wants each error there twice
+        log.configure(path, json=values["log_format"] == "json", level=level, stderr=path != "/dev/stderr")
+
+
+def report_bug(error: Exception) -> None:
+    """Report what is no Error: one line for the log and stderr, then the traceback on stderr only."""
+    import traceback
+
+    log.error("bug in ocirt: " + " ".join("".join(traceback.format_exception_only(error)).split()))
+    try:
+        os.write(2, "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass  # nobody reads stderr; the log has the line
+
+
+if __name__ == "__main__":
+    console_script()
