@@ -29,6 +29,12 @@ class c_long(_ctypes._SimpleCData):  # type: ignore[type-arg]  # noqa: N801
     _type_ = "l"
 
 
+class c_int(_ctypes._SimpleCData):  # type: ignore[type-arg]  # noqa: N801
+    """C int: what nearly every libc function returns; as a long, its -1 reads 4294967295."""
+
+    _type_ = "i"
+
+
 class c_char(_ctypes._SimpleCData):  # type: ignore[type-arg]  # noqa: N801
     """C char, for buffers."""
 
@@ -42,6 +48,13 @@ class _Function(_ctypes.CFuncPtr):
     _restype_ = c_long
 
 
+class _IntFunction(_ctypes.CFuncPtr):
+    """A libc function that returns int."""
+
+    _flags_ = _CDECL
+    _restype_ = c_int
+
+
 class _GilFunction(_ctypes.CFuncPtr):
     """A libc function called with the GIL held: clone must not lose it in the child."""
 
@@ -52,7 +65,7 @@ class _GilFunction(_ctypes.CFuncPtr):
 _HANDLE = _ctypes.dlopen(None, 0)
 _syscall = _Function(_ctypes.dlsym(_HANDLE, "syscall"))
 _syscall_gil = _GilFunction(_ctypes.dlsym(_HANDLE, "syscall"))
-_functions: dict[str, _Function] = {}
+_functions: dict[str, _IntFunction] = {}
 
 
 class Buffer:
@@ -123,10 +136,10 @@ def syscall_gil(name: str, number: int, *arguments: Argument) -> int:
 
 
 def call(name: str, *arguments: Argument, shown: str = "", hint: str = "") -> int:
-    """Call libc's `name`; -1 is an error."""
+    """Call libc's `name`, which returns int; -1 is an error."""
     function = _functions.get(name)
     if function is None:
-        function = _functions[name] = _Function(_ctypes.dlsym(_HANDLE, name))
+        function = _functions[name] = _IntFunction(_ctypes.dlsym(_HANDLE, name))
     result: int = function(*[_convert(a) for a in arguments])
     if result == -1:
         raise _raise(name, arguments, shown, hint)
