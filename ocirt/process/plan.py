@@ -8,7 +8,16 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from _socket import socket
+
+    from ocirt.identity.capabilities import Sets
+    from ocirt.identity.seccomp import Filter
+    from ocirt.process.sync import Channel
     from ocirt.spec import Config, Linux, Process
+
+    Step = Callable[["Plan"], object]
 
 
 class Plan:
@@ -22,13 +31,19 @@ class Plan:
         cgroups         list of (controllers, mount root, path): what a `cgroup` mount shows;
                         controllers is "" for cgroup v2; path is relative to the hierarchy's root
         no_pivot, no_new_keyring, preserve_fds   as the flags of create
-        sync            SOCK_SEQPACKET to the parent (see sync.py), -1 once closed
-        listener        listening socket on which `start` calls, -1 for exec
+        channel         init's end of the handshake with the parent, later with `start` (see sync.py)
+        listener        listening socket on which `start` calls, None for exec
+        capabilities    the five sets as masks (identity/capabilities.py), less what can't be granted
+        keeps_sys_admin CAP_SYS_ADMIN stays until the seccomp filter is loaded
+        cpu_affinity    CPUs of exec's process (execCPUAffinity), empty: all
+        size            (rows, columns) of the console, (0, 0) if not set
+        state           (status, pid) -> the state JSON that hooks read on stdin
         console_socket  connected socket that wants the pty master, -1 if none
         null            O_PATH fd of the host's /dev/null, verified to be char 1:3 (CVE-2025-31133)
         trees           {index in config.mounts: fd of a detached mount} prepared by the parent
         device_trees    {path: fd of a detached bind} of device nodes, where mknod isn't possible
-        program         the seccomp filter, b"" if none
+        filter          the compiled seccomp filter, None if there is none
+        trampoline      fd of the sealed memory file that the last execve goes through, -1: execve directly
 
     Filled by the steps
         root            O_PATH fd of the container's root directory
@@ -39,15 +54,20 @@ class Plan:
 
     __slots__ = (
         "bundle",
+        "capabilities",
         "cgroups",
+        "channel",
         "config",
         "console",
         "console_socket",
+        "cpu_affinity",
         "device_trees",
         "env",
         "executable",
+        "filter",
         "id",
         "joined",
+        "keeps_sys_admin",
         "linux",
         "listener",
         "new",
@@ -57,10 +77,12 @@ class Plan:
         "preserve_fds",
         "proc",
         "process",
-        "program",
         "root",
         "rootfs",
-        "sync",
+        "size",
+        "state",
+        "steps",
+        "trampoline",
         "trees",
         "userns",
     )
@@ -80,13 +102,20 @@ class Plan:
         self.no_pivot = False
         self.no_new_keyring = False
         self.preserve_fds = 0
-        self.sync = -1
-        self.listener = -1
+        self.channel: Channel = None  # type: ignore[assignment]  # set before the clone, always
+        self.listener: socket | None = None
+        self.capabilities: Sets = None  # type: ignore[assignment]  # likewise
+        self.keeps_sys_admin = False
+        self.cpu_affinity: list[int] = []
+        self.size = (0, 0)
+        self.state: Callable[[str, int], bytes] = lambda _status, _pid: b"{}"
+        self.steps: tuple[Step, ...] = ()
         self.console_socket = -1
         self.null = -1
         self.trees: dict[int, int] = {}
         self.device_trees: dict[str, int] = {}
-        self.program = b""
+        self.filter: Filter | None = None
+        self.trampoline = -1
         self.root = -1
         self.proc = -1
         self.console = -1

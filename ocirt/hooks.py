@@ -1,0 +1,204 @@
+"""Running hooks: config.md, POSIX-platform Hooks.
+
+A hook gets exactly its own environment (never the runtime's or the container's:
+CVE-2024-0132 and its kin), the bundle as working directory, the state of the
+container on stdin, no other descriptor. What it prints goes into the error.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import _signal
+import select
+
+from ocirt.errors import Error
+from ocirt.linux import fds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ocirt.spec import Hook
+
+#: The names of the kinds, in the order in which they run.
+KINDS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
+
+_OUTPUT_LIMIT = 8192
+#: How long the pipes of a hook that has exited may stay open in the hands of its children.
+_LINGER = 0.2
+
+
+def run(kind: str, hooks: Sequence[Hook], state: bytes, cwd: str | None) -> None:
+    """Run hooks in order; the first that fails raises Error.
+
+    state  the state JSON for stdin
+    cwd    working directory (the bundle), None to stay
+    """
+    for index, hook in enumerate(hooks):
+        _run_one(f"hooks.{kind}[{index}]", hook, state, cwd)
+
+
+def run_all(kind: str, hooks: Sequence[Hook], state: bytes, cwd: str | None) -> list[Error]:
+    """Run every hook whatever the others do (poststop); the failures."""
+    failures: list[Error] = []
+    for index, hook in enumerate(hooks):
+        try:
+            _run_one(f"hooks.{kind}[{index}]", hook, state, cwd)
+        except Error as error:
+            failures.append(error)
+    return failures
+
+
+def _run_one(name: str, hook: Hook, state: bytes, cwd: str | None) -> None:
+    path = hook["path"]
+    arguments = list(hook.get("args") or [path])
+    environment = dict(e.partition("=")[::2] for e in hook.get("env") or ())
+    timeout = hook.get("timeout")
+    pid, stdin, stdout, stderr = _spawn(path, arguments, environment, cwd)
+    outputs = {stdout: bytearray(), stderr: bytearray()}
+    deadline = time.monotonic() + timeout if timeout else None
+    try:
+        status = _attend(pid, stdin, state, outputs, deadline)
+    finally:
+        for fd in (stdout, stderr):
+            os.close(fd)
+    if status is None:
+        what = f"timed out after {timeout} s"
+    elif status == 0:
+        return
+    elif os.WIFSIGNALED(status):
+        what = f"killed by signal {os.WTERMSIG(status)}"
+    else:
+        what = f"exit status {os.WEXITSTATUS(status)}"
+    raise Error(f'run hook {name} "{path}": {what}, {_quoted("stdout", outputs[stdout])}, {_quoted("stderr", outputs[stderr])}')
+
+
+def _quoted(name: str, output: bytearray) -> str:
+    text = output.decode("utf-8", "replace").strip().replace("\n", "\\n")
+    return f"{name}: {text}"
+
+
+def _spawn(path: str, arguments: list[str], environment: dict[str, str], cwd: str | None) -> tuple[int, int, int, int]:
+    """Start the hook in a session of its own: (pid, write end of stdin, read ends of stdout and stderr)."""
+    stdin, our_stdin = os.pipe2(os.O_CLOEXEC)
+    our_stdout, stdout = os.pipe2(os.O_CLOEXEC)
+    our_stderr, stderr = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            for fd, source in enumerate((stdin, stdout, stderr)):
+                os.dup2(source, fd)
+            fds.cloexec_from(3)
+            for number in range(1, _signal.NSIG):
+                if number not in (_signal.SIGKILL, _signal.SIGSTOP, 32, 33):
+                    _signal.signal(number, _signal.SIG_DFL)
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+            if cwd is not None:
+                os.chdir(cwd)
+            os.execve(path, arguments, environment)
+        except OSError as error:
+            text = error.strerror or str(error.errno)
+            os.write(2, f"exec: {text[:1].lower()}{text[1:]}".encode())
+        finally:
+            os._exit(127)
+    for fd in (stdin, stdout, stderr):
+        os.close(fd)
+    return pid, our_stdin, our_stdout, our_stderr
+
+
+def _attend(
+    pid: int, stdin: int, state: bytes, outputs: dict[int, bytearray], deadline: float | None
+) -> int | None:
+    """Feed and read the hook until it has ended; its wait status, or None on a timeout.
+
+    A hook may leave children behind that hold its pipes: they are waited for
+    only for a moment, and on a timeout they are killed with it.
+    """
+    poll = select.poll()
+    os.set_blocking(stdin, False)
+    poll.register(stdin, select.POLLOUT)
+    for fd in outputs:
+        os.set_blocking(fd, False)
+        poll.register(fd, select.POLLIN)
+    pidfd = _pidfd(pid)
+    if pidfd >= 0:
+        poll.register(pidfd, select.POLLIN)
+    open_fds = {stdin, *outputs}
+    rest = memoryview(state)
+    status: int | None = None
+    try:
+        while open_fds or status is None:
+            now = time.monotonic()
+            if deadline is not None and now >= deadline:
+                break
+            wait = None if deadline is None else deadline - now
+            if pidfd < 0:
+                wait = 0.01 if wait is None else min(wait, 0.01)
+            for fd, _ in poll.poll(None if wait is None else wait * 1000):
+                if fd == stdin:
+                    rest = _feed(stdin, rest)
+                    if not rest:
+                        poll.unregister(stdin)
+                        open_fds.discard(stdin)
+                        os.close(stdin)
+                elif fd in outputs and not _drain(fd, outputs[fd]):
+                    poll.unregister(fd)
+                    open_fds.discard(fd)
+            if status is None:
+                done, waited = os.waitpid(pid, os.WNOHANG)
+                if done:
+                    status = waited
+                    if pidfd >= 0:
+                        poll.unregister(pidfd)
+                    linger = time.monotonic() + _LINGER
+                    deadline = linger if deadline is None else min(deadline, linger)
+    finally:
+        if stdin in open_fds:
+            os.close(stdin)
+        if pidfd >= 0:
+            os.close(pidfd)
+        if status is None:
+            _kill_session(pid)
+            os.waitpid(pid, 0)
+    return status
+
+
+def _pidfd(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return -1
+
+
+def _feed(fd: int, rest: memoryview) -> memoryview:
+    """Write what the pipe takes; nothing left also when the hook doesn't read it."""
+    try:
+        return rest[os.write(fd, rest) :]
+    except BlockingIOError:
+        return rest
+    except OSError:
+        return rest[:0]
+
+
+def _drain(fd: int, output: bytearray) -> bool:
+    """Read what there is, keep the first part; False at end of file."""
+    try:
+        data = os.read(fd, 65536)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    if len(output) < _OUTPUT_LIMIT:
+        output += data[: _OUTPUT_LIMIT - len(output)]
+    return bool(data)
+
+
+def _kill_session(pid: int) -> None:
+    """Kill the hook and what it started: it leads a process group of its own."""
+    try:
+        os.killpg(pid, _signal.SIGKILL)
+    except OSError:
+        os.kill(pid, _signal.SIGKILL)
