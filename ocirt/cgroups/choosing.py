@@ -1,0 +1,70 @@
+"""The chooser: the only place that asks which kind of cgroup host this is."""
+
+from __future__ import annotations
+
+import os
+
+from ocirt.cgroups import files, host
+from ocirt.errors import InvalidConfig, Unsupported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ocirt.cgroups.base import Cgroup
+
+FIELD = "linux.cgroupsPath"
+MANAGERS = ("cgroupfs", "systemd", "disabled")
+
+
+def choose(linux: dict[str, Any], id: str, *, manager: str, rootless: bool, annotations: dict[str, str]) -> Cgroup:
+    """See ocirt.cgroups.choose."""
+    if manager == "disabled":
+        from ocirt.cgroups.base import Cgroup
+
+        return Cgroup()
+    if manager not in MANAGERS:
+        raise InvalidConfig(f"--cgroup-manager: {manager!r} is none of {', '.join(MANAGERS)}")
+    wanted: str = linux.get("cgroupsPath") or ""
+    mounted = host.hierarchies()
+    if not mounted:
+        raise Unsupported("no cgroup hierarchy is mounted (--cgroup-manager=disabled does without)")
+    if manager == "systemd":
+        from ocirt.cgroups.systemd import choose as choose_systemd
+
+        return choose_systemd(mounted, wanted, id, rootless=rootless, annotations=annotations)
+    parts = files.clean(wanted or id, FIELD)
+    if not parts:
+        raise InvalidConfig(f"{FIELD}: {wanted!r} is the root cgroup; a container needs one of its own")
+    path = "".join("/" + part for part in parts)
+    if len(mounted) == 1 and mounted[0][0] == "":
+        from ocirt.cgroups.v2 import V2
+
+        mountpoint = mounted[0][1]
+        if rootless and not wanted.startswith("/"):
+            path = _delegated() + path
+        return V2(mountpoint, path, existing(mountpoint, path), optional=rootless)
+    from ocirt.cgroups.v1 import V1
+
+    return V1(
+        [(controllers, mountpoint, path, existing(mountpoint, path)) for controllers, mountpoint in mounted],
+        optional=rootless,
+    )
+
+
+def existing(mountpoint: str, path: str) -> int:
+    """How many leading components of the path are there already."""
+    count = 0
+    at = 0
+    while at >= 0:
+        at = path.find("/", at + 1)
+        if not os.access(mountpoint + (path[:at] if at >= 0 else path), os.F_OK):
+            break
+        count += 1
+    return count
+
+
+def _delegated() -> str:
+    """Where an unprivileged caller may make cgroups: beside its own (its own has processes in it)."""
+    own = host.own().get("", "/")
+    return own[: own.rindex("/")]

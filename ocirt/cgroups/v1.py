@@ -1,0 +1,314 @@
+"""Cgroups on a host with v1 hierarchies; a hybrid host's cgroup2 tree is one hierarchy more.
+
+A hierarchy is (controllers, mountpoint, path, kept): `kept` is how many
+components of the path were there before the container and stay after it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ocirt.cgroups import files
+from ocirt.cgroups.base import Cgroup
+from ocirt.errors import Error, Unsupported, WrongState, doing, from_oserror
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+SIGKILL = 9
+
+
+class V1(Cgroup):
+    """One directory of the same name in every hierarchy."""
+
+    __slots__ = ("cgroups", "optional")
+
+    def __init__(self, cgroups: list[tuple[str, str, str, int]], *, optional: bool = False) -> None:
+        self.cgroups = cgroups
+        #: rootless: a hierarchy that may not be written is left out, and only a limit that needs it is an error
+        self.optional = optional
+
+    # -- where
+
+    def _directories(self) -> list[str]:
+        return [mountpoint + path for _, mountpoint, path, _ in self.cgroups]
+
+    def path(self, controller: str = "") -> str:
+        for controllers, mountpoint, path, _ in self.cgroups:
+            if controllers == controller or (controller and controller in controllers.split(",")):
+                return mountpoint + path
+        return ""
+
+    def _main(self) -> str:
+        """The hierarchy whose list of processes counts: one that a container doesn't get to write."""
+        return self.path("freezer") or self.path("pids") or self.path() or next(iter(self._directories()), "")
+
+    def record(self) -> dict[str, Any]:
+        return {"manager": "v1", "cgroups": [list(c) for c in self.cgroups]}
+
+    def mounts(self) -> list[tuple[str, str, str]]:
+        return [(controllers, mountpoint, path) for controllers, mountpoint, path, _ in self.cgroups]
+
+    # -- create
+
+    def prepare(self) -> int:
+        made: list[tuple[str, str, str, int]] = []
+        for controllers, mountpoint, path, _ in self.cgroups:
+            directory = mountpoint + path
+            try:
+                kept = make(mountpoint, path)
+            except OSError as error:
+                if self.optional and error.errno in (files.EACCES, files.EPERM, files.EROFS):
+                    continue
+                self.cgroups = made
+                self.remove()
+                raise from_oserror(error, f"mkdir {directory}") from error
+            made.append((controllers, mountpoint, path, kept))
+            if controllers == "cpuset" or "cpuset" in controllers.split(","):
+                inherit_cpuset(mountpoint, path)
+        self.cgroups = made
+        try:
+            self._check()
+        except WrongState:
+            self.remove()
+            raise
+        return -1
+
+    def _check(self) -> None:
+        """Refuse a cgroup that isn't fit for a container (config-linux.md, Control groups)."""
+        for _, mountpoint, path, kept in self.cgroups:
+            if kept == path.count("/"):  # it was there before us
+                refuse_processes(mountpoint + path)
+        freezer = self.path("freezer")
+        if freezer and files.read_or(freezer + "/freezer.state", "THAWED") != "THAWED":
+            raise WrongState(f"cgroup {freezer} is frozen: a container in it could never start")
+
+    def join(self, pid: int) -> None:
+        value = str(pid).encode()
+        for directory in self._directories():
+            try:
+                fd = os.open(directory + "/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+                try:
+                    os.write(fd, value)
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                raise files.failed(directory + "/cgroup.procs", str(pid), error, _join_hint(directory)) from error
+
+    def apply(self, resources: dict[str, Any]) -> None:
+        from ocirt.cgroups import resources_v1
+
+        resources_v1.apply(self, resources)
+
+    def update(self, resources: dict[str, Any], current: dict[str, Any]) -> None:
+        from ocirt.cgroups import resources_v1
+
+        resources_v1.apply(self, resources, current)
+
+    def chown(self, uid: int, gid: int = -1) -> None:
+        """Nothing: delegation isn't secure with cgroup v1 (config-linux.md, Cgroup ownership)."""
+
+    # -- freeze
+
+    def freeze(self) -> None:
+        directory = self.path("freezer")
+        if directory:
+            with doing("freeze the cgroup"):
+                _freeze_v1(directory)
+            return
+        if not self.path():
+            raise Unsupported("can't freeze: no cgroup hierarchy has the freezer controller")
+        from ocirt.cgroups import v2
+
+        v2.freeze(self.path())
+
+    def thaw(self) -> None:
+        directory = self.path("freezer")
+        try:
+            if directory:
+                files.write(directory + "/freezer.state", "THAWED")
+            elif self.path():
+                files.write(self.path() + "/cgroup.freeze", "0")
+        except Error as error:
+            if error.errno not in (files.ENOENT, files.ENODEV):
+                raise
+
+    def frozen(self) -> bool:
+        directory = self.path("freezer")
+        if directory:
+            return files.read_or(directory + "/freezer.state", "THAWED") != "THAWED"
+        return bool(self.path()) and files.read_or(self.path() + "/cgroup.freeze") == "1"
+
+    # -- processes
+
+    def pids(self, recursive: bool = True) -> list[int]:
+        return files.processes(self._main(), recursive=recursive)
+
+    def kill(self) -> None:
+        """cgroup.kill of the hybrid tree takes everyone at once; else freeze, signal, thaw."""
+        unified = self.path()
+        try:
+            if unified:
+                files.put(unified + "/cgroup.kill", "1")
+        except OSError:
+            pass  # before Linux 5.14; or the cgroup is gone
+        if self.pids():
+            self.signal(SIGKILL)
+        elif self.frozen():
+            self.thaw()
+
+    def signal(self, number: int) -> None:
+        """Frozen while the list is read and worked off, so that no fork escapes; then thawed."""
+        was_frozen = self.frozen()
+        directory = self.path("freezer")
+        if directory and not was_frozen:
+            try:
+                _freeze_v1(directory, deadline=0.5)
+            except Error:
+                pass  # a process in an uninterruptible wait: the signal is sent all the same
+        try:
+            for pid in self.pids():
+                try:
+                    os.kill(pid, number)
+                except ProcessLookupError:
+                    continue
+        finally:
+            if not was_frozen or number == SIGKILL:
+                self.thaw()
+
+    def join_exec(self, pid: int, subs: list[str], init: int = 0) -> None:
+        del init
+        below = dict.fromkeys((controllers for controllers, _, _, _ in self.cgroups), "")
+        for sub in subs:
+            names, path = split_sub(sub)
+            for controllers in below:
+                if not names or controllers in names or any(c in names for c in controllers.split(",")):
+                    below[controllers] = path
+            for name in names:
+                if not any(name in c.split(",") or name == c for c in below):
+                    raise Unsupported(f"--cgroup {sub}: no hierarchy has the controller {name}")
+        for controllers, mountpoint, path, _ in self.cgroups:
+            files.write(f"{mountpoint}{path}{below[controllers]}/cgroup.procs", str(pid))
+
+    # -- what it used
+
+    def stats(self) -> dict[str, Any]:
+        from ocirt.cgroups import stats_v1
+
+        return stats_v1.stats(self)
+
+    def oom_kills(self) -> int:
+        directory = self.path("memory")
+        return files.fields(directory + "/memory.oom_control").get("oom_kill", 0) if directory else 0
+
+    def memory_peak(self) -> tuple[int, int]:
+        directory = self.path("memory")
+        limit = files.number(directory + "/memory.limit_in_bytes", -1)
+        # "no limit" is the largest multiple of the page size that the counter takes
+        return (-1 if limit >= 1 << 62 else limit), files.number(directory + "/memory.max_usage_in_bytes")
+
+    # -- delete
+
+    def remove(self) -> None:
+        from ocirt.cgroups.removing import remove
+
+        # the hybrid tree first: it is the one that tells when it is empty
+        for _, mountpoint, path, kept in sorted(self.cgroups, key=lambda c: c[0]):
+            remove(mountpoint, path, kept)
+
+
+def make(mountpoint: str, path: str) -> int:
+    """mkdir -p; gives how many leading components were there already. Raises OSError."""
+    for _ in range(16):
+        try:
+            os.mkdir(mountpoint + path, 0o755)
+            return path.count("/") - 1
+        except FileExistsError:
+            return path.count("/")
+        except FileNotFoundError:
+            pass
+        kept = _make_parents(mountpoint, path)
+        try:
+            os.mkdir(mountpoint + path, 0o755)
+            return kept
+        except FileExistsError:
+            return path.count("/")
+        except FileNotFoundError:
+            continue  # another container's delete took the empty parent in between
+    raise OSError(files.ENOENT, os.strerror(files.ENOENT), mountpoint + path)
+
+
+def _make_parents(mountpoint: str, path: str) -> int:
+    kept = 0
+    at = path.find("/", 1)
+    while at > 0:
+        try:
+            os.mkdir(mountpoint + path[:at], 0o755)
+        except FileExistsError:
+            kept += 1
+        except FileNotFoundError:
+            break
+        at = path.find("/", at + 1)
+    return kept
+
+
+def refuse_processes(directory: str) -> None:
+    """Raise WrongState if a process is in the cgroup."""
+    found = files.processes(directory)
+    if found:
+        raise WrongState(
+            f"cgroup {directory} is not empty: {len(found)} process(es) found, pid {found[0]} first "
+            "(linux.cgroupsPath names a cgroup that is in use)"
+        )
+
+
+def inherit_cpuset(mountpoint: str, path: str) -> None:
+    """Give new cpusets their parent's cpus and mems: a process can't enter one that has none."""
+    parent = mountpoint
+    with doing("set up the cpuset"):
+        at = 0
+        while at >= 0:
+            at = path.find("/", at + 1)
+            directory = mountpoint + (path[:at] if at >= 0 else path)
+            for name in ("/cpuset.cpus", "/cpuset.mems"):
+                if not files.read(directory + name):
+                    files.write(directory + name, files.read(parent + name))
+            parent = directory
+
+
+def split_sub(sub: str) -> tuple[list[str], str]:
+    """`[controller,…:]path` of exec --cgroup as (controllers, "/path" or ""); raises InvalidConfig."""
+    names, separator, path = sub.rpartition(":")
+    parts = files.clean(path, "--cgroup")
+    return (names.split(",") if separator else []), "".join("/" + part for part in parts)
+
+
+def _join_hint(directory: str) -> str:
+    if files.read_or(directory + "/cpuset.cpus", "-") == "":
+        return "its cpuset has no cpus"
+    if files.read_or(directory + "/cpu.rt_runtime_us", "-") == "0":
+        return "a realtime process needs linux.resources.cpu.realtimeRuntime"
+    return ""
+
+
+def _freeze_v1(directory: str, deadline: float = 10.0) -> None:
+    """Write FROZEN until the state says so.
+
+    The v1 freezer has no event: a process that forks while it is being frozen can
+    leave the state at FREEZING, and only another write goes over the list again.
+    """
+    import time
+
+    state = directory + "/freezer.state"
+    until = time.monotonic() + deadline
+    pause = 0.00005
+    while True:
+        files.write(state, "FROZEN")
+        if files.read_or(state) == "FROZEN":
+            return
+        if time.monotonic() > until:
+            files.write(state, "THAWED")
+            raise Error(f"{state} stays at FREEZING after {deadline:g} s: a process can't be stopped")
+        time.sleep(pause)
+        pause = min(pause * 2, 0.01)
