@@ -62,20 +62,21 @@ def main(argv: list[str]) -> int:
     name = ""
     try:
         command = parse(argv)
-        if command is None:
+        module = command and find(command[0])
+        if command is None or module is None:
             from ocirt.cli.explain import explain
 
-            command = explain(argv)
-            if isinstance(command, int):
-                return command
+            explained = explain(argv)
+            if isinstance(explained, int):
+                return explained
+            command = explained
+            module = find(command[0])
         name, values = command
         configure_log(values)
-        if not name:
-            from ocirt.cli.version import version
+        from ocirt.commands import Options
 
-            name = "version"
-            return version()
-        return run(name, values)
+        status: int = module.run(Options(values))
+        return status
     except Error as error:
         log.error(str(error))
     except KeyboardInterrupt:
@@ -89,13 +90,15 @@ def main(argv: list[str]) -> int:
     return EXEC_FAILURE if name == "exec" else 1
 
 
-def run(name: str, values: dict[str, object]) -> int:
-    """Import a command and run it."""
-    module = __import__(f"ocirt.commands.{name}", fromlist=("run",))
-    from ocirt.commands import Options
-
-    status: int = module.run(Options(values))
-    return status
+def find(name: str) -> Any:
+    """The module of a command, None if there is none; "" is --version."""
+    module = f"ocirt.commands.{name or 'version'}"
+    try:
+        return __import__(module, fromlist=("run",))
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        return None
 
 
 def configure_log(values: dict[str, Any]) -> None:

@@ -45,4 +45,4 @@ def write(path: str, interpreter: str = "", directories: tuple[str, ...] = ()) -
 
 
 if __name__ == "__main__":
-    write(*sys.argv[1:2])
+    write(sys.argv[1])

@@ -69,15 +69,15 @@ def _read(tokens: Iterator[str], rows: tuple[Row, ...], values: dict[str, object
         values[attribute(row[0])] = [] if row[2] == "repeat" else row[4]
     names = rows_by_name(rows)
     words: list[str] = []
-    for token in tokens:
-        if token == "--":
+    for word in tokens:
+        if word == "--":
             return [*words, *tokens]
-        if token[:1] != "-" or token == "-":
-            words.append(token)
+        if word[:1] != "-" or word == "-":
+            words.append(word)
             if len(words) == stop:
                 return words
             continue
-        name, equals, text = (token[2:] if token[1] == "-" else token[1:]).partition("=")
+        name, equals, text = (word[2:] if word[1] == "-" else word[1:]).partition("=")
         row = names.get(name)
         if row is None:
             return None
@@ -98,9 +98,7 @@ def _store(row: Row, value: str, values: dict[str, object]) -> bool:
             return False
         values[key] = BOOLEANS[value]
     elif kind == "repeat":
-        collected = values[key]
-        assert isinstance(collected, list)
-        collected.append(value)
+        values[key] = [*values[key], value]  # type: ignore[misc]
     elif kind == "int":
         # int() would take +1, 1_0, blanks and digits of other scripts
         if not (value.isascii() and value.isdigit() and len(value) < 10):

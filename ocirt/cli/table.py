@@ -282,6 +282,7 @@ COMMANDS: dict[str, Command] = {
         (("bundle", "optional", "the bundle; the current directory by default"),),
         (("config", "", "value", "FILE", None, "read FILE instead of the bundle's config.json"),),
     ),
+    "version": ("print the version", "The same as ocirt --version.", (), ()),
     "completion": (
         "print a shell's completion script",
         "For example: ocirt completion bash > /etc/bash_completion.d/ocirt",

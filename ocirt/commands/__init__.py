@@ -90,7 +90,7 @@ def write(text: str) -> None:
         os.kill(os.getpid(), SIGPIPE)
 
 
-def indented(value: object, indent: str = "") -> str:
+def indented(value: Any, indent: str = "") -> str:
     """JSON with two spaces of indentation a level; `json` would cost as much as the interpreter's start."""
     from _json import encode_basestring
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 
 import ocirt
-from ocirt.commands import write
+from ocirt.commands import Options, write
 
 SPEC = "1.3.0"
 
 
-def version() -> int:
+def run(options: Options) -> int:  # noqa: ARG001
     """Print the version. Engines read the first line, `commit:` and the words after it."""
     lines = [f"ocirt version {ocirt.__version__}"]
     found = commit(os.path.dirname(os.path.abspath(ocirt.__file__)))
@@ -23,7 +23,7 @@ def version() -> int:
 
 
 def commit(package: str) -> str:
-    """The commit that the package is of: from the file that hack/install leaves there, or the checkout's .git; or ""."""
+    """The package's commit, as hack/install noted it there or as the checkout's .git has it; "" if unknown."""
     git = os.path.join(os.path.dirname(package), ".git")
     found = _line(os.path.join(package, "COMMIT")) or _line(os.path.join(git, "HEAD"))
     if found.startswith("ref: "):
