@@ -43,7 +43,7 @@ def open_console(plan: Plan) -> None:
     except OSError as error:
         if error.errno not in (1, 22, 30):
             raise from_oserror(error, f"fchown(console, {uid}, -1)") from None
-    if "mount" in plan.new or plan.owns_root:
+    if plan.listener is not None:
         mount_console(plan, slave)
     _send(plan.console_socket, master)
     os.close(master)

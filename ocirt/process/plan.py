@@ -27,6 +27,7 @@ class Plan:
         id, bundle (absolute), rootfs (absolute path of the root filesystem)
         config, linux, process   the parsed config.json and its two big parts ({} if absent)
         new, joined     namespace types (spec names) made by clone / unshare, and {type: fd} entered by setns
+        entered         those of both that init is in from its start
         userns          init lives in a user namespace that is not the runtime's
         cgroups         list of (controllers, mount root, path): what a `cgroup` mount shows;
                         controllers is "" for cgroup v2; path is relative to the hierarchy's root
@@ -43,6 +44,7 @@ class Plan:
         trees           {index in config.mounts: fd of a detached mount} prepared by the parent
         device_trees    {path: fd of a detached bind} of device nodes, where mknod isn't possible
         filter          the compiled seccomp filter, None if there is none
+        uses_trampoline the last execve goes through the trampoline (process/trampoline.py)
         trampoline      fd of the sealed memory file that the last execve goes through, -1: execve directly
 
     Filled by the steps
@@ -62,6 +64,7 @@ class Plan:
         "console_socket",
         "cpu_affinity",
         "device_trees",
+        "entered",
         "env",
         "executable",
         "filter",
@@ -85,6 +88,7 @@ class Plan:
         "trampoline",
         "trees",
         "userns",
+        "uses_trampoline",
     )
 
     def __init__(self, id: str, bundle: str, rootfs: str, config: Config) -> None:
@@ -97,7 +101,9 @@ class Plan:
         self.env: list[str] = list(self.process.get("env") or [])
         self.new: frozenset[str] = frozenset()
         self.joined: dict[str, int] = {}
+        self.entered: set[str] = set()
         self.userns = False
+        self.uses_trampoline = False
         self.cgroups: list[tuple[str, str, str]] = []
         self.no_pivot = False
         self.no_new_keyring = False

@@ -1,0 +1,99 @@
+"""The first steps inside: namespaces, session, keyring, loopback."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+
+import _signal
+import _socket
+
+from ocirt import namespaces
+from ocirt.errors import Error
+from ocirt.linux import libc, numbers, prctl, sched
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ocirt.process.plan import Plan
+
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+_KEYCTL_SETPERM = 5
+_KEYCTL_DESCRIBE = 6
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP_LOOPBACK_RUNNING = 0x1 | 0x8 | 0x40
+
+
+def wait_for_go(plan: Plan) -> None:
+    """wait until the runtime has mapped, limited and moved this process"""
+    # should the runtime be killed from here on, this process ends with it
+    prctl.prctl(prctl.PR_SET_PDEATHSIG, _signal.SIGKILL)
+    plan.channel.receive("go")
+
+
+def join_namespaces(plan: Plan) -> None:
+    """join the namespaces that have a path"""
+    if plan.joined:
+        # processes that live there must not be able to trace this one (CVE-2016-9962)
+        prctl.set_dumpable(False)
+        namespaces.join(plan.joined, set(plan.joined) - plan.entered)
+        for fd in plan.joined.values():
+            os.close(fd)
+
+
+def make_cgroup_namespace(plan: Plan) -> None:
+    """make the namespaces that clone has not made"""
+    # the root of a cgroup namespace is the cgroup of whoever makes it: not before the runtime has moved us
+    late = plan.new - plan.entered
+    if late:
+        sched.unshare(namespaces.flags(late))
+
+
+def make_session(plan: Plan) -> None:
+    """lead a session"""
+    os.setsid()
+
+
+def hide_from_container(plan: Plan) -> None:
+    """become invisible to debuggers
+
+    Until execve this process holds the host's interpreter, paths and configuration.
+    Not dumpable, only root of the *host's* user namespace may trace it or open its
+    /proc/PID/exe, fd, mem (CVE-2016-9962, CVE-2019-5736).
+    """
+    prctl.set_dumpable(False)
+
+
+def make_keyring(plan: Plan) -> None:
+    """join a session keyring of its own"""
+    if plan.no_new_keyring:
+        return
+    keyctl = numbers.number("keyctl")
+    try:
+        name = f"_ses.{plan.id}".encode()
+        ring = libc.syscall("keyctl", keyctl, _KEYCTL_JOIN_SESSION_KEYRING, name)
+        # the user may search it: otherwise a process that isn't root can't use its own keyring
+        libc.syscall("keyctl", keyctl, _KEYCTL_SETPERM, ring, _with_user_search(keyctl, ring))
+    except Error as error:
+        if error.errno not in (libc.ENOSYS, libc.EPERM, 13, 122):  # EACCES; EDQUOT: the user's quota of keys is used up
+            raise
+
+
+def _with_user_search(keyctl: int, ring: int) -> int:
+    """The key's permissions as they are, plus search for its user."""
+    buffer = libc.Buffer(256)
+    libc.syscall("keyctl", keyctl, _KEYCTL_DESCRIBE, ring, buffer, 256)
+    # type;uid;gid;perm;description
+    fields = bytes(buffer.data).split(b"\0", 1)[0].split(b";")
+    return int(fields[3], 16) | 0x080000
+
+
+def raise_loopback(plan: Plan) -> None:
+    """bring up the loopback interface of the new network namespace"""
+    if "network" not in plan.new:
+        return
+    socket = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    try:
+        fcntl.ioctl(socket.fileno(), _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP_LOOPBACK_RUNNING))
+    finally:
+        socket.close()

@@ -1,0 +1,68 @@
+"""The process between the runtime and init, where one is needed: it makes init inside other namespaces.
+
+setns(2) to a pid namespace and both ways into a time namespace take effect for
+children only, and what belongs to a joined user namespace must be made inside it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ocirt import namespaces
+from ocirt.errors import Error
+from ocirt.identity.user import become_root
+from ocirt.linux import prctl, sched
+from ocirt.process import init
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from ocirt.process.plan import Plan
+
+
+def main(plan: Plan, inherited: set[int]) -> NoReturn:
+    """Enter and make namespaces, start init as a child of the runtime, end; never returns."""
+    try:
+        if "user" in plan.entered:
+            plan.channel.receive("mapped")
+            become_root(plan)
+        prctl.set_dumpable(False)
+        pid = _make_init(plan)
+        if pid == 0:
+            init.main(plan, inherited)
+        plan.channel.send("init", str(pid))
+    except Error as error:
+        error.context = ("enter the namespaces", *error.context)
+        _tell(plan, error)
+    except OSError as error:
+        _tell(plan, Error(f"{error.filename or 'system call'}: {error.strerror}", error.errno or 0, ("enter the namespaces",)))
+    except BaseException as error:  # noqa: BLE001
+        _tell(plan, Error(f"bug in ocirt: {type(error).__name__}: {error}"))
+    finally:
+        os._exit(0)
+
+
+def _make_init(plan: Plan) -> int:
+    """Clone init from inside; 0 in init."""
+    here = set(plan.joined) - {"mount"}  # /proc is needed for the offsets below: init joins a mount namespace itself
+    namespaces.join(plan.joined, here)
+    plan.entered |= here
+    make = plan.new - plan.entered - {"pid", "cgroup"}
+    if make:
+        sched.unshare(namespaces.flags(make))
+        plan.entered |= make
+    if "time" in plan.new:
+        namespaces.write_time_offsets(plan.linux)
+    flags = sched.CLONE_PARENT
+    if "pid" in plan.new:
+        flags |= sched.CLONE_NEWPID
+        plan.entered.add("pid")
+    return sched.clone(flags)
+
+
+def _tell(plan: Plan, error: Error) -> None:
+    try:
+        plan.channel.send_error(error)
+    except Error:
+        pass

@@ -1,0 +1,91 @@
+"""The runtime's side: starting init, and the conversation with it."""
+
+from __future__ import annotations
+
+import gc
+import os
+
+from ocirt import namespaces, userns
+from ocirt.errors import Error, doing
+from ocirt.linux import sched
+from ocirt.process import init, intermediate, sync
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ocirt.process.plan import Plan
+
+
+def spawn(plan: Plan, cgroup: int = -1) -> tuple[int, sync.Channel]:
+    """Start init: (its pid as the runtime sees it, the runtime's end of the handshake).
+
+    cgroup  directory fd of a cgroup v2 to start in, or -1
+
+    One clone makes init with all its namespaces; a process stands in between only
+    where the kernel leaves no other way (namespaces.needs_intermediate). Init then
+    waits for `go`. Raises Error; nothing is left running then.
+    """
+    ours, theirs = sync.pair()
+    plan.channel = theirs
+    inherited = _descriptors(plan)
+    through = namespaces.needs_intermediate(plan.new, plan.joined)
+    if through:
+        first = plan.new & {"user"}
+    elif "user" in plan.joined:
+        first = frozenset()
+    else:
+        first = plan.new - {"cgroup"}
+    plan.entered = set(first)
+    gc.freeze()  # the collector must not touch, and so copy, the pages that init shares with us
+    gc.disable()
+    pid = sched.clone(namespaces.flags(first), -1 if through else cgroup)
+    if pid == 0:
+        ours.socket.detach()
+        if through:
+            intermediate.main(plan, inherited)
+        init.main(plan, inherited)
+    gc.enable()
+    gc.unfreeze()
+    theirs.close()
+    try:
+        if "user" in first:
+            with doing("map the ids of the user namespace"):
+                userns.write_mappings(pid, plan.linux)
+        if through:
+            if "user" in first:
+                ours.send("mapped")
+            middle, pid = pid, int(ours.receive("init")[1])
+            _reap(middle)
+    except Error:
+        _kill(pid)
+        raise
+    return pid, ours
+
+
+def _descriptors(plan: Plan) -> set[int]:
+    """What init keeps open besides 0–2."""
+    keep = {plan.channel.socket.fileno(), plan.console_socket, plan.null, plan.trampoline}
+    keep.update(plan.joined.values(), plan.trees.values(), plan.device_trees.values())
+    keep.update(range(3, 3 + plan.preserve_fds))
+    if plan.listener is not None:
+        keep.add(plan.listener.fileno())
+    keep.discard(-1)
+    return keep
+
+
+def _reap(pid: int) -> None:
+    while True:
+        try:
+            os.waitpid(pid, 0)
+            return
+        except InterruptedError:
+            continue
+        except ChildProcessError:
+            return
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, 9)
+    except ProcessLookupError:
+        pass
+    _reap(pid)

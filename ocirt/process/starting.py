@@ -1,0 +1,66 @@
+"""The steps that talk to the runtime: hooks inside, ready, and waiting for `start`."""
+
+from __future__ import annotations
+
+import os
+
+import _socket
+
+from ocirt import hooks
+from ocirt.linux import prctl
+from ocirt.process.sync import Channel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ocirt.process.plan import Plan
+
+
+def tell_mounted(plan: Plan) -> None:
+    """let the runtime run the hooks of its own namespaces"""
+    plan.channel.send("mounted")
+    plan.channel.receive("enter")
+
+
+def run_create_container_hooks(plan: Plan) -> None:
+    """run the createContainer hooks"""
+    _run(plan, "createContainer", "creating", None)
+
+
+def run_start_container_hooks(plan: Plan) -> None:
+    """run the startContainer hooks"""
+    _run(plan, "startContainer", "created", "/")
+
+
+def _run(plan: Plan, kind: str, status: str, cwd: str | None) -> None:
+    wanted = (plan.config.get("hooks") or {}).get(kind)
+    if wanted:
+        # runtime.md, State: hooks inside see the pid as the container sees it
+        hooks.run(kind, wanted, plan.state(status, os.getpid()), cwd)
+
+
+def tell_ready(plan: Plan) -> None:
+    """tell the runtime that everything but the program is done"""
+    plan.channel.send("ready")
+    if plan.listener is not None:
+        # from here on this process lives on without the runtime
+        prctl.prctl(prctl.PR_SET_PDEATHSIG, 0)
+        plan.channel.close()
+
+
+def wait_for_start(plan: Plan) -> None:
+    """wait for start
+
+    A connection without a message is `state` asking whether the container has
+    been started: nothing listens any more once it has.
+    """
+    listener = plan.listener
+    assert listener is not None
+    while True:
+        fd, _ = listener._accept()
+        channel = Channel(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fd))
+        if channel.receive("start", "")[0]:
+            break
+        channel.close()
+    listener.close()
+    plan.channel = channel
+    channel.send("starting")

@@ -1,0 +1,132 @@
+"""The order of what happens inside, between clone and execve, and nothing else.
+
+create and exec are made of the same parts. Why a step comes before another
+stands in ORDER, which a test checks.
+"""
+
+from __future__ import annotations
+
+from ocirt.console import open_console
+from ocirt.identity.capabilities import drop_bounding_set, drop_kept_capability, keep_capabilities, set_capabilities
+from ocirt.identity.labels import set_process_labels
+from ocirt.identity.limits import set_rlimits
+from ocirt.identity.scheduling import (
+    reset_affinity,
+    set_io_priority,
+    set_memory_policy,
+    set_personality,
+    set_scheduler,
+)
+from ocirt.identity.user import become_root, own_stdio, set_home, set_umask, set_user
+from ocirt.process.entering import (
+    hide_from_container,
+    join_namespaces,
+    make_cgroup_namespace,
+    make_keyring,
+    make_session,
+    raise_loopback,
+    wait_for_go,
+)
+from ocirt.process.executing import (
+    enter_cwd,
+    execute,
+    find_program,
+    load_seccomp,
+    make_cwd,
+    make_trampoline,
+    prepare_execve,
+    reopen_null,
+    reset_signals,
+    set_no_new_privileges,
+)
+from ocirt.process.starting import run_create_container_hooks, run_start_container_hooks, tell_mounted, tell_ready, wait_for_start
+from ocirt.rootfs import ENTER_ROOT, MOUNTS, SEAL
+from ocirt.sysctl import write_sysctls
+from ocirt.process.naming import set_domainname, set_hostname
+
+ENTER = (
+    wait_for_go,
+    join_namespaces,
+    make_cgroup_namespace,
+    become_root,
+    make_session,
+    hide_from_container,
+    make_keyring,
+)
+
+ROOTFS = (
+    raise_loopback,
+    *MOUNTS,
+    tell_mounted,
+    run_create_container_hooks,
+    *ENTER_ROOT,
+)
+
+SEALED = (
+    set_hostname,
+    set_domainname,
+    write_sysctls,
+    *SEAL,
+)
+
+PROCESS = (
+    reopen_null,
+    own_stdio,
+    make_cwd,
+    set_home,
+    reset_affinity,
+    set_scheduler,
+    set_io_priority,
+    set_memory_policy,
+    set_personality,
+    set_process_labels,
+    set_rlimits,
+    set_umask,
+    drop_bounding_set,
+    keep_capabilities,
+    set_user,
+    set_capabilities,
+    enter_cwd,
+    find_program,
+    set_no_new_privileges,
+    make_trampoline,
+)
+
+FINISH = (
+    reset_signals,
+    prepare_execve,
+    load_seccomp,
+    drop_kept_capability,
+    execute,
+)
+
+CREATE = (*ENTER, *ROOTFS, open_console, *SEALED, *PROCESS, tell_ready, wait_for_start, run_start_container_hooks, *FINISH)
+EXEC = (*ENTER, open_console, *PROCESS, tell_ready, *FINISH)
+
+#: (earlier, later, why)
+ORDER = (
+    (wait_for_go, join_namespaces, "ids are mapped and the cgroup is joined before anything is made or entered"),
+    (join_namespaces, make_cgroup_namespace, "a new namespace must belong to the joined user namespace"),
+    (join_namespaces, become_root, "root means root of the container's user namespace"),
+    (hide_from_container, open_console, "processes of the container could trace us (CVE-2016-9962)"),
+    (tell_mounted, run_create_container_hooks, "runtime.md, Lifecycle: createRuntime runs before createContainer"),
+    (run_create_container_hooks, ENTER_ROOT[-1], "config.md: createContainer hooks run before pivot_root"),
+    (ENTER_ROOT[-1], open_console, "the pty must be one of the container's devpts (CVE-2025-52565)"),
+    (open_console, own_stdio, "the streams are the console's by then"),
+    (write_sysctls, SEAL[-1], "readonlyPaths usually holds /proc/sys"),
+    (set_process_labels, set_user, "attr/exec may be written by root of the user namespace only"),
+    (set_rlimits, set_user, "raising a hard limit takes CAP_SYS_RESOURCE"),
+    (set_scheduler, set_user, "real-time policies take CAP_SYS_NICE"),
+    (make_cwd, set_user, "the directory is made by root"),
+    (drop_bounding_set, set_user, "it takes CAP_SETPCAP"),
+    (keep_capabilities, set_user, "a change from root to another user would clear the sets"),
+    (set_user, set_capabilities, "setresuid takes CAP_SETUID, setgroups CAP_SETGID"),
+    (set_user, enter_cwd, "the user, not root, must be able to enter it"),
+    (set_user, find_program, "the user, not root, must be able to execute it"),
+    (tell_ready, wait_for_start, "runtime.md, create: the program must not run before start"),
+    (wait_for_start, run_start_container_hooks, "config.md: startContainer hooks are part of start"),
+    (run_start_container_hooks, load_seccomp, "the filter is for the program, not for the hooks"),
+    (prepare_execve, load_seccomp, "the filter may forbid every call that arranges descriptors"),
+    (set_no_new_privileges, load_seccomp, "a filter needs no_new_privs or CAP_SYS_ADMIN (seccomp(2))"),
+    (load_seccomp, drop_kept_capability, "a filter needs no_new_privs or CAP_SYS_ADMIN (seccomp(2))"),
+)
