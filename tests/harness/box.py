@@ -83,8 +83,9 @@ class Box(Bundle):
         """Pid of init in the runtime's pid namespace."""
         return int(self.state()["pid"])
 
-    def kill(self, *arguments: str, **options: Any) -> Result:
-        return self.runtime("kill", self.id, *arguments, **options)
+    def kill(self, signal: str | None = None, *flags: str, **options: Any) -> Result:
+        """`kill`; without a signal the runtime chooses (TERM)."""
+        return self.runtime("kill", *flags, self.id, *([] if signal is None else [signal]), **options)
 
     def delete(self, *flags: str, **options: Any) -> Result:
         return self.runtime("delete", *flags, self.id, **options)

@@ -78,6 +78,7 @@ class Runtime:
         them must not make the command look as if it hung. `out` and `err` name
         the files where the test wants to read on.
         """
+        __tracebackhide__ = True
         full = list(argv) if argv is not None else self.argv(arguments)
         with tempfile.TemporaryFile() as own_out, tempfile.TemporaryFile() as own_err, tempfile.TemporaryFile() as text:
             if isinstance(stdin, str):
