@@ -7,23 +7,33 @@ import os
 import ocirt
 from ocirt.commands import Options, write
 
+#: The newest version of the runtime specification that ocirt follows
 SPEC = "1.3.0"
 
 
 def run(options: Options) -> int:  # noqa: ARG001
     """Print the version. Engines read the first line, `commit:` and the words after it."""
+    from ocirt.commands.features import features
+
     lines = [f"ocirt version {ocirt.__version__}"]
-    found = commit(os.path.dirname(os.path.abspath(ocirt.__file__)))
-    if found:
-        lines.append(f"commit: {found}")
+    if commit():
+        lines.append(f"commit: {commit()}")
     lines.append(f"spec: {SPEC}")
-    lines.append("+SECCOMP +CAP +EBPF +SYSTEMD +SELINUX +APPARMOR")
+    lines.append(" ".join(f"+{name.upper()}" for name in enabled("", features()["linux"])))
     write("\n".join(lines) + "\n")
     return 0
 
 
-def commit(package: str) -> str:
+def enabled(name: str, value: object) -> list[str]:
+    """The names of all that is true in a features structure: `cgroup: {v1: true}` gives cgroup-v1."""
+    if not isinstance(value, dict):
+        return [name.removeprefix("-").removesuffix("-enabled")] if value is True else []
+    return [found for key in value for found in enabled(f"{name}-{key}", value[key])]
+
+
+def commit() -> str:
     """The package's commit, as hack/install noted it there or as the checkout's .git has it; "" if unknown."""
+    package = os.path.dirname(os.path.abspath(ocirt.__file__))
     git = os.path.join(os.path.dirname(package), ".git")
     found = _line(os.path.join(package, "COMMIT")) or _line(os.path.join(git, "HEAD"))
     if found.startswith("ref: "):

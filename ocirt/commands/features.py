@@ -1,0 +1,69 @@
+"""ocirt features"""
+
+from __future__ import annotations
+
+import ocirt
+from ocirt import hooks, namespaces
+from ocirt.commands import Options, indented, write
+from ocirt.commands.version import SPEC, commit
+from ocirt.identity import capabilities, scheduling
+from ocirt.identity.seccomp import arches, names
+from ocirt.rootfs import options as mount_options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+#: What of config.json's annotations changes what ocirt does; a final dot makes a prefix of it.
+UNSAFE_ANNOTATIONS = ("run.oci.seccomp_fail_unknown_syscall",)
+
+
+def run(options: Options) -> int:  # noqa: ARG001
+    """Print what this runtime can do, as features.md of the specification has it."""
+    write(indented(features()) + "\n")
+    return 0
+
+
+def features() -> dict[str, Any]:
+    """The features structure: names come from the tables that the runtime itself works by (features.md).
+
+    It says what ocirt can do, not what this host can; only supportedFlags asks the kernel, as features-linux.md
+    wants it.
+    """
+    return {
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": SPEC,
+        "hooks": list(hooks.KINDS),
+        "mountOptions": list(mount_options.NAMES),
+        "linux": {
+            "namespaces": sorted(namespaces.TYPES),
+            "capabilities": list(capabilities.NAMES),
+            "cgroup": {"v1": True, "v2": False, "systemd": False, "systemdUser": False, "rdma": True},
+            "seccomp": {
+                "enabled": True,
+                "actions": sorted(names.ACTIONS),
+                "operators": sorted(names.OPERATORS),
+                "archs": sorted(arches.NAMES),
+                "knownFlags": list(names.FLAGS),
+                "supportedFlags": names.supported_flags(),
+            },
+            "apparmor": {"enabled": True},
+            "selinux": {"enabled": True},
+            "memoryPolicy": {"modes": list(scheduling.MEMORY_MODES), "flags": list(scheduling.MEMORY_FLAGS)},
+            "intelRdt": {"enabled": False, "schemata": False, "monitoring": False},
+            "mountExtensions": {"idmap": {"enabled": True}},
+            "netDevices": {"enabled": True},
+        },
+        "annotations": annotations(),
+        "potentiallyUnsafeConfigAnnotations": list(UNSAFE_ANNOTATIONS),
+    }
+
+
+def annotations() -> dict[str, str]:
+    """What engines ask about a runtime beyond the specification."""
+    found = {"io.github.ocirt.version": ocirt.__version__}
+    if commit():
+        found["io.github.ocirt.commit"] = commit()
+    # the key that podman and CRI-O look for, whatever the runtime
+    found["org.opencontainers.runc.checkpoint.enabled"] = "false"
+    return found
