@@ -53,6 +53,8 @@ class V1(Cgroup):
     # -- create
 
     def prepare(self) -> int:
+        from ocirt.cgroups.making import make
+
         made: list[tuple[str, str, str, int]] = []
         for controllers, mountpoint, path, _ in self.cgroups:
             directory = mountpoint + path
@@ -178,6 +180,8 @@ class V1(Cgroup):
                 self.thaw()
 
     def join_exec(self, pid: int, subs: list[str], init: int = 0) -> None:
+        from ocirt.cgroups.making import split_sub
+
         del init
         below = dict.fromkeys((controllers for controllers, _, _, _ in self.cgroups), "")
         for sub in subs:
@@ -218,41 +222,6 @@ class V1(Cgroup):
             remove(mountpoint, path, kept)
 
 
-def make(mountpoint: str, path: str) -> int:
-    """mkdir -p; gives how many leading components were there already. Raises OSError."""
-    for _ in range(16):
-        try:
-            os.mkdir(mountpoint + path, 0o755)
-            return path.count("/") - 1
-        except FileExistsError:
-            return path.count("/")
-        except FileNotFoundError:
-            pass
-        kept = _make_parents(mountpoint, path)
-        try:
-            os.mkdir(mountpoint + path, 0o755)
-            return kept
-        except FileExistsError:
-            return path.count("/")
-        except FileNotFoundError:
-            continue  # another container's delete took the empty parent in between
-    raise OSError(files.ENOENT, os.strerror(files.ENOENT), mountpoint + path)
-
-
-def _make_parents(mountpoint: str, path: str) -> int:
-    kept = 0
-    at = path.find("/", 1)
-    while at > 0:
-        try:
-            os.mkdir(mountpoint + path[:at], 0o755)
-        except FileExistsError:
-            kept += 1
-        except FileNotFoundError:
-            break
-        at = path.find("/", at + 1)
-    return kept
-
-
 def refuse_processes(directory: str) -> None:
     """Raise WrongState if a process is in the cgroup."""
     found = files.processes(directory)
@@ -275,13 +244,6 @@ def inherit_cpuset(mountpoint: str, path: str) -> None:
                 if not files.read(directory + name):
                     files.write(directory + name, files.read(parent + name))
             parent = directory
-
-
-def split_sub(sub: str) -> tuple[list[str], str]:
-    """`[controller,…:]path` of exec --cgroup as (controllers, "/path" or ""); raises InvalidConfig."""
-    names, separator, path = sub.rpartition(":")
-    parts = files.clean(path, "--cgroup")
-    return (names.split(",") if separator else []), "".join("/" + part for part in parts)
 
 
 def _join_hint(directory: str) -> str:

@@ -1,0 +1,95 @@
+"""Making cgroup directories: what v1 and v2 share, and what v2 needs in the directories above."""
+
+from __future__ import annotations
+
+import os
+
+from ocirt.cgroups import files
+
+
+def make(mountpoint: str, path: str) -> int:
+    """mkdir -p; gives how many leading components were there already. Raises OSError."""
+    for _ in range(16):
+        try:
+            os.mkdir(mountpoint + path, 0o755)
+            return path.count("/") - 1
+        except FileExistsError:
+            return path.count("/")
+        except FileNotFoundError:
+            pass
+        kept = _make_parents(mountpoint, path)
+        try:
+            os.mkdir(mountpoint + path, 0o755)
+            return kept
+        except FileExistsError:
+            return path.count("/")
+        except FileNotFoundError:
+            continue  # another container's delete took the empty parent in between
+    raise OSError(files.ENOENT, os.strerror(files.ENOENT), mountpoint + path)
+
+
+def _make_parents(mountpoint: str, path: str) -> int:
+    kept = 0
+    at = path.find("/", 1)
+    while at > 0:
+        try:
+            os.mkdir(mountpoint + path[:at], 0o755)
+        except FileExistsError:
+            kept += 1
+        except FileNotFoundError:
+            break
+        at = path.find("/", at + 1)
+    return kept
+
+
+def split_sub(sub: str) -> tuple[list[str], str]:
+    """`[controller,…:]path` of exec --cgroup as (controllers, "/path" or ""); raises InvalidConfig."""
+    names, separator, path = sub.rpartition(":")
+    parts = files.clean(path, "--cgroup")
+    return (names.split(",") if separator else []), "".join("/" + part for part in parts)
+
+
+def enable_controllers(mountpoint: str, path: str) -> None:
+    """Give every controller that the root has to the cgroup, all the way down.
+
+    One that can't be given (not delegated, a threaded parent, processes in the parent)
+    is left out: writing a limit that needs it tells which.
+    """
+    wanted = files.read_or(mountpoint + "/cgroup.controllers").split()
+    parent = path[: path.rindex("/")]
+    if set(wanted) == set(files.read_or(f"{mountpoint}{parent}/cgroup.subtree_control").split()):
+        return
+    at = 0
+    while at >= 0:
+        directory = mountpoint + path[:at]
+        enabled = files.read_or(directory + "/cgroup.subtree_control").split()
+        if at:
+            wanted = files.read_or(directory + "/cgroup.controllers").split()
+        _enable(directory, [name for name in wanted if name not in enabled])
+        at = path.find("/", at + 1)
+
+
+def _enable(directory: str, controllers: list[str]) -> None:
+    if not controllers:
+        return
+    control = directory + "/cgroup.subtree_control"
+    try:
+        files.put(control, " ".join("+" + name for name in controllers))
+    except OSError:
+        for name in controllers:
+            try:
+                files.put(control, "+" + name)
+            except OSError:
+                continue
+
+
+def make_threaded(mountpoint: str, path: str) -> None:
+    """Below a threaded parent a new cgroup is `domain invalid` until it is made threaded as well."""
+    if files.read_or(f"{mountpoint}{path}/cgroup.type", "domain") == "domain":
+        return
+    at = 0
+    while at >= 0:
+        at = path.find("/", at + 1)
+        file = mountpoint + (path[:at] if at >= 0 else path) + "/cgroup.type"
+        if files.read_or(file) == "domain invalid":
+            files.write(file, "threaded")

@@ -1,0 +1,247 @@
+"""Cgroups on a host with cgroup v2 alone (cgroup-v2.rst)."""
+
+from __future__ import annotations
+
+import os
+
+from ocirt.cgroups import files
+from ocirt.cgroups.base import Cgroup
+from ocirt.errors import Error, InvalidConfig, Unsupported, WrongState, doing, from_oserror
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+SIGKILL = 9
+#: Fallback for /sys/kernel/cgroup/delegate (config-linux.md, Cgroup ownership).
+DELEGATED = ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads")
+
+
+class V2(Cgroup):
+    """One directory; the first `kept` components of its path were there before the container and stay."""
+
+    __slots__ = ("denied", "kept", "mountpoint", "optional", "relative")
+
+    def __init__(self, mountpoint: str, path: str, kept: int, *, optional: bool = False) -> None:
+        self.mountpoint = mountpoint
+        self.relative = path
+        self.kept = kept
+        #: rootless: a cgroup that can't be made is only an error if a limit needs it; `denied` says why
+        self.optional = optional
+        self.denied = ""
+
+    @property
+    def directory(self) -> str:
+        """The absolute path."""
+        return self.mountpoint + self.relative
+
+    def path(self, controller: str = "") -> str:
+        del controller
+        return "" if self.denied else self.directory
+
+    def record(self) -> dict[str, Any]:
+        if self.denied:
+            return {"manager": "disabled"}
+        return {"manager": "v2", "mountpoint": self.mountpoint, "path": self.relative, "kept": self.kept}
+
+    def mounts(self) -> list[tuple[str, str, str]]:
+        return [] if self.denied else [("", self.mountpoint, self.relative)]
+
+    # -- create
+
+    def prepare(self) -> int:
+        from ocirt.cgroups.making import make
+
+        try:
+            self.kept = make(self.mountpoint, self.relative)
+        except OSError as error:
+            failure = from_oserror(error, f"mkdir {self.directory}")
+            if self.optional and error.errno in (files.EACCES, files.EPERM, files.EROFS):
+                self.denied = str(failure)
+                return -1
+            raise failure from error
+        try:
+            self._make_usable()
+            return os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except BaseException:
+            self.remove()
+            raise
+
+    def _make_usable(self) -> None:
+        from ocirt.cgroups import making
+
+        making.enable_controllers(self.mountpoint, self.relative)
+        making.make_threaded(self.mountpoint, self.relative)
+        events = files.fields(self.directory + "/cgroup.events")
+        if events.get("populated"):
+            found = self.pids()
+            raise WrongState(
+                f"cgroup {self.directory} is not empty: {len(found)} process(es) found "
+                "(linux.cgroupsPath names a cgroup that is in use)"
+            )
+        if events.get("frozen") or self.frozen():
+            raise WrongState(f"cgroup {self.directory} is frozen: a container in it could never start")
+
+    def join(self, pid: int) -> None:
+        if self.denied:
+            return
+        # CLONE_INTO_CGROUP may have put it there; a write would wait for every running system call of fork and exit
+        at = files.read_or(f"/proc/{pid}/cgroup").rpartition("0::")[2]
+        if at != self.relative:
+            _write_procs(self.directory, pid)
+
+    def apply(self, resources: dict[str, Any]) -> None:
+        self._apply(resources, None)
+
+    def update(self, resources: dict[str, Any], current: dict[str, Any]) -> None:
+        self._apply(resources, current)
+
+    def _apply(self, resources: dict[str, Any], current: dict[str, Any] | None) -> None:
+        from ocirt.cgroups import resources_v2
+
+        if self.denied:
+            wanted = [f"linux.resources.{key}" for key, value in resources.items() if value and key != "devices"]
+            if wanted:
+                raise Unsupported(f"{', '.join(wanted)}: no cgroup of its own: {self.denied} (not delegated)")
+            return
+        resources_v2.apply(self.directory, resources, current)
+
+    def chown(self, uid: int, gid: int = -1) -> None:
+        if self.denied:
+            return
+        names = files.read_or("/sys/kernel/cgroup/delegate").split() or DELEGATED
+        with doing("change the owner of the cgroup"):
+            os.chown(self.directory, uid, gid, follow_symlinks=False)
+            for name in names:
+                if "/" in name:
+                    continue
+                try:
+                    os.chown(f"{self.directory}/{name}", uid, gid, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue  # not every file of the list is in every cgroup
+
+    # -- freeze
+
+    def freeze(self) -> None:
+        freeze(self.directory)
+
+    def thaw(self) -> None:
+        try:
+            files.put(self.directory + "/cgroup.freeze", "0")
+        except OSError as error:
+            if error.errno not in (files.ENOENT, files.ENODEV):
+                raise files.failed(self.directory + "/cgroup.freeze", "0", error) from error
+
+    def frozen(self) -> bool:
+        return files.read_or(self.directory + "/cgroup.freeze") == "1"
+
+    # -- processes
+
+    def pids(self, recursive: bool = True) -> list[int]:
+        return files.processes(self.directory, recursive=recursive)
+
+    def kill(self) -> None:
+        try:
+            files.put(self.directory + "/cgroup.kill", "1")
+        except OSError as error:
+            if error.errno in (files.EOPNOTSUPP, files.EINVAL) or os.access(self.directory, os.F_OK):
+                self.signal(SIGKILL)  # before Linux 5.14, or a threaded cgroup
+
+    def signal(self, number: int) -> None:
+        was_frozen = self.frozen()
+        try:
+            if not was_frozen:
+                try:
+                    freeze(self.directory, 0.5)
+                except Error:
+                    pass  # a process in an uninterruptible wait: the signal is sent all the same
+            for pid in self.pids():
+                try:
+                    os.kill(pid, number)
+                except ProcessLookupError:
+                    continue
+        finally:
+            if not was_frozen or number == SIGKILL:
+                self.thaw()
+
+    def join_exec(self, pid: int, subs: list[str], init: int = 0) -> None:
+        _write_procs(self._exec_directory(subs, init), pid)
+
+    def exec_descriptor(self, subs: list[str], init: int = 0) -> int:
+        directory = self._exec_directory(subs, init)
+        with doing("open the cgroup"):
+            return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def _exec_directory(self, subs: list[str], init: int) -> str:
+        from ocirt.cgroups.making import split_sub
+
+        if subs:
+            if len(subs) > 1:
+                raise InvalidConfig("--cgroup: cgroup v2 has one hierarchy: give it once")
+            names, below = split_sub(subs[0])
+            if names:
+                raise InvalidConfig(f"--cgroup: {subs[0]!r}: cgroup v2 has no hierarchies to name: give the path alone")
+            return self.directory + below
+        if files.read_or(self.directory + "/cgroup.subtree_control") and init:
+            # no process may be beside cgroups that have controllers: go where the container's init went
+            at = files.read_or(f"/proc/{init}/cgroup").rpartition("0::")[2]
+            if at.startswith(self.relative + "/") and "/../" not in at:
+                return self.mountpoint + at
+        return self.directory
+
+    # -- what it used
+
+    def stats(self) -> dict[str, Any]:
+        from ocirt.cgroups import stats_v2
+
+        return stats_v2.stats(self.directory)
+
+    def oom_kills(self) -> int:
+        return files.fields(self.directory + "/memory.events").get("oom_kill", 0)
+
+    def memory_peak(self) -> tuple[int, int]:
+        return files.number(self.directory + "/memory.max", -1), files.number(self.directory + "/memory.peak")
+
+    # -- delete
+
+    def remove(self) -> None:
+        if not self.denied:
+            from ocirt.cgroups.removing import remove
+
+            remove(self.mountpoint, self.relative, self.kept)
+
+
+def _write_procs(directory: str, pid: int) -> None:
+    path = directory + "/cgroup.procs"
+    try:
+        files.put(path, str(pid))
+    except OSError as error:
+        hint = ""
+        if error.errno == files.EBUSY:
+            enabled = files.read_or(directory + "/cgroup.subtree_control")
+            hint = f"it gives controllers to cgroups below ({enabled}): processes can only be in those"
+        elif error.errno == files.EOPNOTSUPP:
+            hint = f"its cgroup.type is {files.read_or(directory + '/cgroup.type')!r}"
+        raise files.failed(path, str(pid), error, hint) from error
+
+
+def freeze(directory: str, deadline: float = 10.0) -> None:
+    """Freeze the cgroup and wait for the event that says so; raises Error (and thaws) after `deadline` seconds."""
+    import select
+    import time
+
+    until = time.monotonic() + deadline
+    with doing("freeze the cgroup"):
+        files.write(directory + "/cgroup.freeze", "1")
+        fd = os.open(directory + "/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            poll = select.poll()
+            poll.register(fd, select.POLLPRI)
+            while b"frozen 1" not in os.pread(fd, 256, 0):
+                left = until - time.monotonic()
+                if left <= 0:
+                    files.write(directory + "/cgroup.freeze", "0")
+                    raise Error(f"{directory}/cgroup.events doesn't say frozen after {deadline:g} s")
+                poll.poll(left * 1000)
+        finally:
+            os.close(fd)
