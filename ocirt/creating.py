@@ -1,0 +1,300 @@
+"""`create`, seen from outside: what the runtime does for a container before init waits for start."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from ocirt import cgroups, console, hooks, namespaces, rootfs
+from ocirt.bundle import Bundle, dump_json, load
+from ocirt.container import CONFIG, CREATED, CREATING, SOCKET, STOPPED, Container, end_process
+from ocirt.errors import Error, Undo, Unsupported, doing, from_oserror
+from ocirt.identity import capabilities, labels, limits, seccomp
+from ocirt.process import seal, steps, trampoline
+from ocirt.process.plan import Plan
+from ocirt.process.runtime import spawn
+from ocirt.process.start import died
+from ocirt.process.sync import Channel, Gone
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ocirt.cgroups.base import Cgroup
+    from ocirt.lifecycle import Runtime
+
+_NULL = os.makedev(1, 3)
+
+
+class Options:
+    """The flags of create, as `lifecycle.create` takes them."""
+
+    __slots__ = ("config", "console_socket", "no_new_keyring", "no_pivot", "pid_file", "pidfd_socket", "preserve_fds")
+
+    def __init__(
+        self,
+        *,
+        config: str | None,
+        console_socket: str | None,
+        pid_file: str | None,
+        pidfd_socket: str | None,
+        no_pivot: bool,
+        no_new_keyring: bool,
+        preserve_fds: int,
+    ) -> None:
+        self.config = config
+        self.console_socket = console_socket
+        self.pid_file = pid_file
+        self.pidfd_socket = pidfd_socket
+        self.no_pivot = no_pivot
+        self.no_new_keyring = no_new_keyring
+        self.preserve_fds = preserve_fds
+
+
+def create(runtime: Runtime, id: str, path: str, options: Options) -> Container:
+    """See lifecycle.create."""
+    bundle = load(path, options.config)
+    plan = _plan(id, bundle, options)
+    cgroup = _check(runtime, plan, options)
+    seal.ensure(runtime.argv, plan)
+    with doing(f"create container {id}"), Undo() as undo:
+        container = Container.make(runtime.root, id, _record(plan, bundle))
+        undo.add("remove the state directory", container.remove)
+        container.write(CONFIG, bundle.raw)
+        plan.state = lambda status, pid: dump_json(container.state(status, pid))
+        try:
+            _make(runtime, container, plan, cgroup, options, undo)
+        except Gone as error:
+            raise died(container, error) from None
+        _announce(container, options)
+        del container.record["status"]
+        container.save()
+    container.unlock()
+    return container
+
+
+def _make(
+    runtime: Runtime, container: Container, plan: Plan, cgroup: Cgroup, options: Options, undo: Undo
+) -> None:
+    """Everything that a crash could leave behind, from here to init's `ready`."""
+    # a failing createRuntime hook is followed by the poststop hooks: runtime.md, Lifecycle, steps 3 to 5 and 13
+    undo.add("run the poststop hooks", lambda: _poststop(container))
+    _open_descriptors(runtime, plan, options)
+    plan.listener = container.listen()
+    descriptor = cgroup.prepare()
+    undo.add("remove the cgroup", cgroup.remove)
+    container.record["cgroup"] = cgroup.record()
+    container.record["freezer"] = _freezer(cgroup)
+    container.save()
+    rootfs.prepare_trees(plan)
+    try:
+        pid, channel = spawn(plan, descriptor)
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    undo.add("kill init", lambda: end_process(pid))
+    container.set_init(pid)
+    container.save()
+    _limit(container, plan, cgroup, pid)
+    channel.send("go")
+    channel.receive("mounted")
+    _run_runtime_hooks(container, plan)
+    channel.send("enter")
+    if channel.receive("limits", "ready")[0] == "limits":
+        limits.apply(pid, plan.process)
+        channel.send("limited")
+        channel.receive("ready")
+    channel.close()
+    _close_descriptors(plan)
+
+
+def _plan(id: str, bundle: Bundle, options: Options) -> Plan:
+    plan = Plan(id, bundle.path, bundle.rootfs, bundle.config)
+    plan.no_pivot = options.no_pivot
+    plan.no_new_keyring = options.no_new_keyring
+    plan.preserve_fds = options.preserve_fds
+    plan.steps = steps.CREATE
+    _pass_listen_fds(plan)
+    if plan.process.get("terminal"):
+        size = plan.process.get("consoleSize") or {}
+        plan.size = (size.get("height", 0), size.get("width", 0))
+    return plan
+
+
+def _pass_listen_fds(plan: Plan) -> None:
+    """Socket activation (sd_listen_fds(3)): the descriptors are passed on, and the program is told."""
+    listen = os.environ.get("LISTEN_FDS", "")
+    if listen.isascii() and listen.isdigit() and int(listen):
+        plan.preserve_fds += int(listen)
+        # the program is pid 1 of its namespace; in a shared one it can't be told its pid before it has one
+        plan.env += [f"LISTEN_FDS={listen}", "LISTEN_PID=1"]
+        if "LISTEN_FDNAMES" in os.environ:
+            plan.env.append("LISTEN_FDNAMES=" + os.environ["LISTEN_FDNAMES"])
+
+
+def _check(runtime: Runtime, plan: Plan, options: Options) -> Cgroup:
+    """What validation can't know because it depends on this host; nothing has been made yet."""
+    process, linux = plan.process, plan.linux
+    console.check(bool(process.get("terminal")), options.console_socket, True)
+    labels.check_available(process, linux.get("mountLabel") or "")
+    for fd in range(3, 3 + plan.preserve_fds):
+        try:
+            os.fstat(fd)
+        except OSError as error:
+            raise from_oserror(error, f"--preserve-fds {plan.preserve_fds}: descriptor {fd}") from None
+    new, paths = namespaces.split(linux)
+    plan.new = new
+    plan.joined = namespaces.open_joined(paths, linux)
+    plan.userns = "user" in new or "user" in plan.joined
+    plan.capabilities = capabilities.grantable(process.get("capabilities"))
+    profile = linux.get("seccomp")
+    if profile:
+        plan.filter = seccomp.cached(profile, runtime.root, annotations=plan.config.get("annotations") or {})
+        plan.keeps_sys_admin = not process.get("noNewPrivileges")
+    plan.uses_trampoline = trampoline.AVAILABLE and not seal.needed(plan)
+    return cgroups.choose(
+        linux,
+        plan.id,
+        manager=runtime.cgroup_manager,
+        rootless=runtime.rootless,
+        annotations=plan.config.get("annotations") or {},
+    )
+
+
+def _record(plan: Plan, bundle: Bundle) -> dict[str, Any]:
+    now = time.time()
+    record: dict[str, Any] = {
+        "status": CREATING,
+        "ociVersion": plan.config["ociVersion"],
+        "id": plan.id,
+        "bundle": bundle.path,
+        "rootfs": bundle.rootfs,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1e9):09d}Z",
+        "owner": "",
+        "annotations": plan.config.get("annotations") or {},
+        "pidNamespace": "pid" in plan.new,
+    }
+    later = {
+        kind: wanted for kind, wanted in (plan.config.get("hooks") or {}).items() if kind in ("poststart", "poststop")
+    }
+    if later:
+        record["hooks"] = later
+    if "mount" not in plan.new and "mount" not in plan.joined:
+        record["mounts"] = rootfs.host_mounts(plan)
+    return record
+
+
+def _freezer(cgroup: Cgroup) -> list[str]:
+    """The file that tells whether the container is paused, and what it says then."""
+    directory = cgroup.path("freezer")
+    if directory and os.path.exists(directory + "/freezer.state"):
+        return [directory + "/freezer.state", "FROZEN FREEZING"]
+    directory = cgroup.path()
+    return [directory + "/cgroup.freeze", "1"] if directory else []
+
+
+def _open_descriptors(runtime: Runtime, plan: Plan, options: Options) -> None:
+    """What init gets from the host as open descriptors, because it can't or mustn't look for it inside."""
+    null = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
+    if os.fstat(null).st_rdev != _NULL:
+        raise Error("/dev/null of the host is not the null device (character device 1:3)")
+    plan.null = null
+    if options.console_socket:
+        plan.console_socket = console.connect(options.console_socket).detach()
+
+
+def _close_descriptors(plan: Plan) -> None:
+    """Init has its own copies by now."""
+    assert plan.listener is not None
+    plan.listener.close()
+    for fd in (plan.null, plan.console_socket, *plan.trees.values(), *plan.device_trees.values(), *plan.joined.values()):
+        if fd >= 0:
+            os.close(fd)
+
+
+def _limit(container: Container, plan: Plan, cgroup: Cgroup, pid: int) -> None:
+    """Put init where it belongs, before it does anything."""
+    score = plan.process.get("oomScoreAdj")
+    if score is not None:
+        # by the runtime: a process that isn't dumpable can't write it itself
+        with doing(f"set process.oomScoreAdj to {score}"):
+            fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, b"%d" % score)
+            except OSError as error:
+                hint = "lowering it takes CAP_SYS_RESOURCE" if error.errno == 13 else ""
+                raise from_oserror(error, f"write {score} to /proc/{pid}/oom_score_adj", hint) from None
+            finally:
+                os.close(fd)
+    with doing("join the cgroup"):
+        cgroup.join(pid)
+    with doing("apply linux.resources"):
+        cgroup.apply(plan.linux.get("resources") or {})
+    container.record["cgroup"] = cgroup.record()
+    if plan.linux.get("intelRdt"):
+        from ocirt.cgroups import intelrdt
+
+        with doing("apply linux.intelRdt"):
+            container.record["intelRdt"] = intelrdt.apply(plan.linux["intelRdt"], plan.id, pid)
+    if plan.linux.get("netDevices"):
+        from ocirt import netdevices
+
+        with doing("move linux.netDevices"):
+            netdevices.move(pid, plan.linux["netDevices"])
+
+
+def _run_runtime_hooks(container: Container, plan: Plan) -> None:
+    wanted = plan.config.get("hooks") or {}
+    for kind in ("prestart", "createRuntime"):
+        if wanted.get(kind):
+            state = dump_json(container.state(CREATING, container.pid))
+            hooks.run(kind, wanted[kind], state, container.record["bundle"])
+
+
+def _poststop(container: Container) -> None:
+    wanted = (container.record.get("hooks") or {}).get("poststop")
+    if wanted and container.pid:
+        state = dump_json(container.state(STOPPED, 0))
+        failures = hooks.run_all("poststop", wanted, state, container.record["bundle"])
+        if failures:
+            raise failures[0]
+
+
+def _announce(container: Container, options: Options) -> None:
+    """Tell the caller the pid: only now is the container there."""
+    if options.pid_file:
+        with doing("write the pid file"):
+            write_pid_file(options.pid_file, container.pid)
+    if options.pidfd_socket:
+        with doing("send the pidfd"):
+            send_pidfd(options.pidfd_socket, container.pid)
+
+
+def write_pid_file(path: str, pid: int) -> None:
+    """Write the pid, without a newline (containerd parses the whole file), by a rename."""
+    temporary = f"{os.path.dirname(path) or '.'}/.{os.path.basename(path)}.{os.getpid()}"
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        os.write(fd, b"%d" % pid)
+        os.close(fd)
+        os.rename(temporary, path)
+    except OSError as error:
+        raise from_oserror(error, f'write "{path}"') from None
+
+
+def send_pidfd(path: str, pid: int) -> None:
+    """Send init's pidfd over a unix socket (SOCK_STREAM, one SCM_RIGHTS message)."""
+    import _socket
+
+    from ocirt.linux import fds
+
+    try:
+        pidfd = os.pidfd_open(pid)
+        socket = fds.connect_unix(path, _socket.SOCK_STREAM)
+        fds.send(socket, b"pidfd", (pidfd,))
+        socket.close()
+        os.close(pidfd)
+    except OSError as error:
+        raise from_oserror(error, f'send the pidfd to "{path}"') from None
+
+

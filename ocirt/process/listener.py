@@ -1,0 +1,31 @@
+"""Handing the seccomp listener of init to the agent: config-linux.md, The Container Process State."""
+
+from __future__ import annotations
+
+import os
+
+from ocirt.bundle import dump_json
+from ocirt.container import Container
+from ocirt.errors import doing
+from ocirt.identity import seccomp
+from ocirt.linux import libc, numbers
+
+
+def hand_over(container: Container, number: int) -> None:
+    """Take descriptor `number` out of init and send it to linux.seccomp.listenerPath."""
+    profile = (container.config().get("linux") or {}).get("seccomp") or {}
+    with doing("hand the seccomp listener to the agent"):
+        pidfd = os.pidfd_open(container.pid)
+        listener = libc.syscall("pidfd_getfd", numbers.PIDFD_GETFD, pidfd, number, 0)
+        os.close(pidfd)
+        state = {
+            "ociVersion": container.record["ociVersion"],
+            "fds": ["seccompFd"],
+            "pid": container.pid,
+            "metadata": profile.get("listenerMetadata") or "",
+            "state": container.state("created", container.pid),
+        }
+        try:
+            seccomp.send_listener(profile["listenerPath"], listener, dump_json(state))
+        finally:
+            os.close(listener)

@@ -1,0 +1,87 @@
+"""`start`: the conversation with an init that waits (the second diagram of sync.py)."""
+
+from __future__ import annotations
+
+import os
+
+from ocirt import log
+from ocirt.container import SOCKET, Container, end_process
+from ocirt.errors import Error
+from ocirt.process.sync import Channel, Gone
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def start_init(runtime: Any, container: Container) -> None:
+    """Let init execute the program; returns when it has, and the poststart hooks too.
+
+    Raises Error with what init said. After a failing startContainer or poststart
+    hook the container is stopped (runtime.md, Lifecycle, steps 7 and 9).
+    """
+    try:
+        channel = Channel(container.call())
+    except OSError as error:
+        raise Error(f"connect to init: {(error.strerror or '').lower()}", error.errno or 0) from None
+    try:
+        channel.send("start")
+        channel.receive("starting")
+        os.unlink(f"{container.directory}/{SOCKET}")
+        await_execve(channel, container)
+    except Gone as error:
+        raise died(container, error) from None
+    finally:
+        channel.close()
+    _run_poststart(container)
+
+
+def await_execve(channel: Channel, container: Container) -> None:
+    """Follow init to its execve."""
+    executing = False
+    while True:
+        message = channel.receive("seccomp", "executing", *(("",) if executing else ()))
+        if message[0] == "":
+            return
+        if message[0] == "executing":
+            executing = True
+            continue
+        from ocirt.process.listener import hand_over
+
+        hand_over(container, int(message[1]))
+        channel.send("watched")
+
+
+def died(container: Container, error: Error) -> Error:
+    """Why init is gone without a word: it was killed, perhaps for memory."""
+    from ocirt import cgroups
+
+    cgroup = cgroups.load(container.record.get("cgroup") or {"manager": "disabled"})
+    try:
+        if cgroup.oom_kills():
+            limit, peak = cgroup.memory_peak()
+            return Error(f"container init was OOM-killed ({cgroups.too_small(limit, peak)})")
+    except (Error, OSError) as failure:
+        log.debug(str(failure))
+    return Error("container init was killed before the program was executed", error.errno)
+
+
+def _run_poststart(container: Container) -> None:
+    hooks = (container.record.get("hooks") or {}).get("poststart")
+    if not hooks:
+        return
+    from ocirt import cgroups
+    from ocirt.bundle import dump_json
+    from ocirt.hooks import run
+
+    state = container.state("running", container.pid)
+    try:
+        run("poststart", hooks, dump_json(state), container.record.get("bundle"))
+    except Error:
+        # runtime.md, Lifecycle, step 9: generate an error, stop the container
+        end_process(container.pid)
+        if not container.record.get("pidNamespace"):
+            cgroups.load(container.record["cgroup"]).kill()
+        raise
+
+
