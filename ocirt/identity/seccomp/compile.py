@@ -1,0 +1,308 @@
+"""The meaning of `linux.seccomp` (config-linux.md, Seccomp), as libseccomp and runc give it.
+
+For every architecture of the filter (the runtime's own is always one) each
+system call number gets a verdict:
+
+- The first rule without conditions decides. Rules with conditions count only
+  if there is no such rule; of those that apply the one decides that comes first
+  in libseccomp's order: by the lowest argument they look at, higher arguments
+  first, then equality, then less, then greater, then by the value.
+- Conditions of a rule are ANDed. A rule that names an argument twice means one
+  rule a condition.
+- A rule whose action is the default action is nothing.
+- On 32-bit architectures the low halves of argument and value are compared.
+- Sockets and System V IPC have a second entrance, socketcall(2) and ipc(2),
+  on some architectures: a rule for `bind` is also one for its call number there.
+  The arguments themselves are then in memory, where no filter can see them.
+- Numbers above the highest one that the profile names answer ENOSYS if the
+  default action is neither allow, log, trace nor notify: the profile is older
+  than those calls, and libc has a fall-back only for ENOSYS.
+"""
+
+from __future__ import annotations
+
+from ocirt import log
+from ocirt.errors import InvalidConfig
+from ocirt.identity.seccomp import arches, layout, names
+from ocirt.identity.seccomp.assemble import ARGS
+from ocirt.identity.seccomp.filter import Filter
+from ocirt.linux import numbers as kernel_numbers
+from ocirt.linux import seccomp as kernel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from ocirt.identity.seccomp.arches import Arch
+    from ocirt.identity.seccomp.layout import Ranges, Rule, Test, Verdict, Word
+
+    #: (argument, comparison, mask or None, value)
+    Condition = tuple[int, str, int | None, int]
+    #: (names, word, alternatives; one empty alternative: without conditions)
+    Entry = tuple[list[str], int, list[tuple[Condition, ...]]]
+    Order = tuple[tuple[int, int, int], ...]
+
+PATH = "linux.seccomp"
+_LOW = 0xFFFFFFFF
+#: Default actions that leave calls the profile doesn't know to somebody who knows better.
+_PERMISSIVE = (names.ALLOW, names.LOG, names.TRACE, names.NOTIFY)
+#: libseccomp's order of the comparisons of one argument
+_PRECEDENCE = {"==": 3, "!=": 3, "<": 2, "<=": 2, ">": 1, ">=": 1}
+
+
+def compile_filter(
+    seccomp: Mapping[str, Any], *, annotations: Mapping[str, str] | None = None, machine: str = ""
+) -> Filter:
+    """Compile `linux.seccomp` for the kernel of `machine` (uname's, by default this one's).
+
+    Raises InvalidConfig for names that don't exist, an errnoRet for an action
+    that takes none, contradicting rules, and programs that are too long.
+    """
+    default = action_word(seccomp["defaultAction"], seccomp.get("defaultErrnoRet"), "defaultAction", "defaultErrnoRet")
+    chosen = architectures(seccomp, machine or kernel_numbers.MACHINE)
+    listed = entries(seccomp)
+    tables = {arch.name: arches.numbers(arch.table) for arch in chosen}
+    _unknown(listed, tables, (annotations or {}).get(names.FAIL_UNKNOWN, "0") != "0")
+    known = {arch.name: verdicts(arch, tables[arch.name], listed, default) for arch in chosen}
+    sections = [
+        (arch.token, _ranges(arch, known, last_numbers(arch, tables, listed), default))
+        for arch in chosen
+        if arch.name != "X32"  # a part of X86_64
+    ]
+    program = layout.program(sections, default, names.KILL_THREAD)
+    if len(program) > kernel.MAX_INSTRUCTIONS * kernel.INSTRUCTION:
+        count = len(program) // kernel.INSTRUCTION
+        raise InvalidConfig(f"{PATH}: {count} instructions, the kernel takes {kernel.MAX_INSTRUCTIONS}")
+    words = [default, *(word for _, word, _ in listed)]
+    notify = names.NOTIFY in words
+    return Filter(program, flags(seccomp, notify), notify)
+
+
+def action_word(action: str, number: int | None, where: str, number_where: str) -> int:
+    """The SECCOMP_RET_* word of an action and its errnoRet; the last two say where they stand."""
+    if action not in names.ACTIONS:
+        raise InvalidConfig(f'{PATH}.{where}: "{action}": not one of {", ".join(names.ACTIONS)}')
+    word = names.ACTIONS[action]
+    if number is None:
+        return word | (names.EPERM if word in names.WITH_NUMBER else 0)
+    where = f"{PATH}.{number_where}: {number}"
+    if word not in names.WITH_NUMBER:
+        raise InvalidConfig(f"{where}: {action} takes no errno, only SCMP_ACT_ERRNO and SCMP_ACT_TRACE do")
+    if not 0 <= number <= 0xFFFF:
+        raise InvalidConfig(f"{where}: a filter returns 16 bits, so 0 to 65535")
+    return word | number
+
+
+def architectures(seccomp: Mapping[str, Any], machine: str) -> list[Arch]:
+    """The architectures of the filter: the native one first, then those asked for."""
+    native = arches.native(machine)
+    if native is None:
+        raise InvalidConfig(f"{PATH}: system calls of {machine} are not known")
+    chosen = {native.name: native}
+    for at, name in enumerate(seccomp.get("architectures") or ()):
+        arch = arches.get(name)
+        if arch is None:
+            raise InvalidConfig(f'{PATH}.architectures[{at}]: "{name}": not one of {", ".join(arches.NAMES)}')
+        chosen.setdefault(arch.name, arch)
+    return list(chosen.values())
+
+
+def entries(seccomp: Mapping[str, Any]) -> list[Entry]:
+    """`syscalls` with actions as words and conditions as alternatives."""
+    found: list[Entry] = []
+    for at, entry in enumerate(seccomp.get("syscalls") or ()):
+        where = f"syscalls[{at}]"
+        word = action_word(entry["action"], entry.get("errnoRet"), f"{where}.action", f"{where}.errnoRet")
+        args: list[Any] = entry.get("args") or []
+        conditions = [_condition(arg, f"{where}.args[{i}]") for i, arg in enumerate(args)]
+        alternatives: list[tuple[Condition, ...]] = [tuple(sorted(conditions, key=lambda condition: condition[0]))]
+        if len({condition[0] for condition in conditions}) < len(conditions):
+            alternatives = [(condition,) for condition in conditions]
+        found.append((entry["names"], word, alternatives))
+    return found
+
+
+def _condition(arg: Mapping[str, Any], where: str) -> Condition:
+    index, operator = arg["index"], arg["op"]
+    if not 0 <= index < 6:
+        raise InvalidConfig(f"{PATH}.{where}.index: {index}: a system call has six arguments, 0 to 5")
+    if operator not in names.OPERATORS:
+        raise InvalidConfig(f'{PATH}.{where}.op: "{operator}": not one of {", ".join(names.OPERATORS)}')
+    value, two = arg.get("value", 0), arg.get("valueTwo") or 0
+    if operator == "SCMP_CMP_MASKED_EQ":
+        return index, "==", value, two & value
+    return index, names.OPERATORS[operator], None, value
+
+
+def verdicts(arch: Arch, numbers: dict[str, int], listed: list[Entry], default: int) -> dict[int, Verdict]:
+    """{number: verdict} of the calls for which the profile says something other than the default."""
+    fixed: dict[int, int] = {}
+    conditional: dict[int, list[tuple[Order, Rule]]] = {}
+    for calls, word, alternatives in listed:
+        if word == default:
+            continue
+        for call in calls:
+            for number, entrance in _entrances(arch, numbers, call):
+                for conditions in alternatives:
+                    conditions = _override(conditions, entrance)
+                    tests = _tests(arch, conditions)
+                    if tests:
+                        conditional.setdefault(number, []).append((_order(arch, conditions), (tests, word)))
+                    else:
+                        fixed.setdefault(number, word)
+    found: dict[int, Verdict] = {
+        number: _first(rules, numbers, number) for number, rules in conditional.items() if number not in fixed
+    }
+    found.update(fixed)
+    return found
+
+
+def _entrances(arch: Arch, numbers: dict[str, int], call: str) -> list[tuple[int, Condition | None]]:
+    """Where a call enters the kernel: its number, and the condition if it shares that number with others."""
+    found: list[tuple[int, Condition | None]] = []
+    if call in numbers:
+        found.append((numbers[call], None))
+    if arch.muxed:
+        for shared, calls in (("socketcall", arches.SOCKETCALL), ("ipc", arches.IPC)):
+            if call in calls and shared in numbers:
+                found.append((numbers[shared], (0, "==", None, calls[call])))
+    return found
+
+
+def _override(conditions: tuple[Condition, ...], entrance: Condition | None) -> tuple[Condition, ...]:
+    if entrance is None:
+        return conditions
+    return (entrance, *(condition for condition in conditions if condition[0] != entrance[0]))
+
+
+def _tests(arch: Arch, conditions: tuple[Condition, ...]) -> tuple[Test, ...]:
+    """Conditions as comparisons of 32-bit words; one that always holds is left out."""
+    tests: list[Test] = []
+    for index, comparison, mask, value in conditions:
+        low, high = ARGS + 8 * index, ARGS + 8 * index + 4
+        if not arch.little:
+            low, high = high, low
+        words: list[Word] = []
+        if arch.bits == 64:
+            words.append((high, _LOW if mask is None else mask >> 32, value >> 32))
+        words.append((low, _LOW if mask is None else mask & _LOW, value & _LOW))
+        words = [word for word in words if word[1]]
+        if words:
+            tests.append((comparison, tuple(words)))
+    return tuple(tests)
+
+
+def _order(arch: Arch, conditions: tuple[Condition, ...]) -> Order:
+    """What libseccomp sorts by: it compares high and low words one after the other, the greatest comes first."""
+    key: list[tuple[int, int, int]] = []
+    for index, comparison, _, value in conditions:
+        sign = -1 if comparison in ("<", "<=") else 1
+        if arch.bits == 64:
+            key.append((2 * index + 1, _PRECEDENCE[comparison], sign * (value >> 32)))
+        key.append((2 * index, _PRECEDENCE[comparison], sign * (value & _LOW)))
+    return tuple(key)
+
+
+def _first(rules: list[tuple[Order, Rule]], numbers: dict[str, int], number: int) -> tuple[Rule, ...]:
+    """Rules in the order in which they decide, each once; InvalidConfig if two with the same tests disagree."""
+    said: dict[tuple[Test, ...], int] = {}
+    for _, (tests, word) in sorted(rules, key=lambda rule: rule[0], reverse=True):
+        if said.setdefault(tests, word) != word:
+            call = next(name for name, value in numbers.items() if value == number)
+            raise InvalidConfig(f"{PATH}.syscalls: {call}: two rules with the same conditions have different actions")
+    return tuple(said.items())
+
+
+def last_numbers(arch: Arch, tables: dict[str, dict[str, int]], listed: list[Entry]) -> dict[str, int]:
+    """{architecture: the highest number that the profile names, -1 if none} of `arch` and, with X86_64, of X32."""
+    named = {call for calls, _, _ in listed for call in calls}
+    found: dict[str, int] = {}
+    for name in (arch.name, "X32") if arch.name == "X86_64" else (arch.name,):
+        numbers = tables.get(name, {})
+        private = arches.ARM_PRIVATE if name == "ARM" else 1 << 32
+        found[name] = max((numbers[call] for call in named if numbers.get(call, private) < private), default=-1)
+    return found
+
+
+def _ranges(arch: Arch, known: dict[str, dict[int, Verdict]], last: dict[str, int], default: int) -> Ranges:
+    """Verdicts of all numbers of `arch`, x32's among those of X86_64.
+
+    -1 is how a tracer skips a call: it gets the default action. X86_64 without
+    X32 kills x32's numbers like those of another architecture.
+    """
+    end = _LOW  # -1
+    newer = default if default & names.ACTION_MASK in _PERMISSIVE else names.ENOSYS
+    verdicts = known[arch.name]
+    if newer != default and arch.table in ("s390", "s390x"):
+        # number 0 means "in a register", and stays 0 for a number that the kernel doesn't know
+        verdicts = {0: names.ENOSYS, **verdicts}
+    found: Ranges = []
+    if arch.name == "X86_64":
+        _fill(found, verdicts, (0, arches.X32_BIT), default, last["X86_64"], newer)
+        if "X32" in known:
+            _fill(found, known["X32"], (arches.X32_BIT, end), default, last["X32"], newer)
+        else:
+            found.append((arches.X32_BIT, names.KILL_THREAD))
+    elif arch.name == "ARM":
+        _fill(found, verdicts, (0, arches.ARM_PRIVATE), default, last[arch.name], newer)
+        _fill(found, verdicts, (arches.ARM_PRIVATE, end), default, -1, default)
+    else:
+        _fill(found, verdicts, (0, end), default, last[arch.name], newer)
+    found.append((end, default))
+    return found
+
+
+def _fill(
+    found: Ranges, verdicts: dict[int, Verdict], bounds: tuple[int, int], default: int, last: int, newer: int
+) -> None:
+    """Append the ranges of the numbers in `bounds`: `default` between the verdicts, `newer` above `last`."""
+    at, end = bounds
+    for number in sorted(verdicts):
+        if at <= number < end:
+            if at < number:
+                found.append((at, default))
+            found.append((number, verdicts[number]))
+            at = number + 1
+    if last < 0:
+        newer = default
+    elif at <= last:
+        found.append((at, default))
+        at = last + 1
+    if at < end:
+        found.append((at, newer))
+
+
+def flags(seccomp: Mapping[str, Any], notify: bool) -> int:
+    """The flags for seccomp(2); SPEC_ALLOW if the profile has no `flags` (as runc and crun do).
+
+    Flags that this kernel lacks are left out with a warning.
+    """
+    listed = seccomp.get("flags")
+    if listed is None:
+        listed = ["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]
+    bits = 0
+    for at, name in enumerate(listed):
+        if name not in names.FLAGS:
+            raise InvalidConfig(f'{PATH}.flags[{at}]: "{name}": not one of {", ".join(names.FLAGS)}')
+        bits |= names.FLAGS[name]
+    if not notify:
+        bits &= ~kernel.FILTER_FLAG_WAIT_KILLABLE_RECV  # says how the agent is waited for; EINVAL without one
+    elif bits & kernel.FILTER_FLAG_TSYNC:
+        bits |= kernel.FILTER_FLAG_TSYNC_ESRCH  # or the result could be a descriptor as well as a thread's id
+    return bits
+
+
+def _unknown(listed: list[Entry], tables: dict[str, dict[str, int]], fail: bool) -> None:
+    """Calls that no architecture of the filter has are skipped; those that none at all has are an error if asked."""
+    if not (fail or log.enabled(log.DEBUG)):
+        return
+    missing = {call for calls, _, _ in listed for call in calls}
+    for numbers in tables.values():
+        missing.difference_update(numbers)
+    for call in sorted(missing):
+        if fail and not any(call in arches.numbers(table) for table in arches.TABLES):
+            raise InvalidConfig(
+                f'{PATH}.syscalls: "{call}": not a system call of any architecture ({names.FAIL_UNKNOWN})'
+            )
+        log.debug(f'seccomp: no system call "{call}" on {", ".join(tables)}, skipped')

@@ -1,0 +1,81 @@
+"""A compiled filter: loading it, and asking it what it would say."""
+
+from __future__ import annotations
+
+import struct
+import sys
+
+from ocirt.errors import Error
+from ocirt.identity.seccomp import assemble, names
+from ocirt.linux import seccomp as kernel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Filter:
+    """What seccomp(2) needs.
+
+    program  struct sock_filter[], host byte order
+    flags    SECCOMP_FILTER_FLAG_*, without NEW_LISTENER
+    notify   some calls are answered by an agent: loading it gives a descriptor
+    """
+
+    __slots__ = ("flags", "notify", "program")
+
+    def __init__(self, program: bytes, flags: int, notify: bool) -> None:
+        self.program = program
+        self.flags = flags
+        self.notify = notify
+
+    def allows(self, token: int, number: int) -> bool:
+        """Does the call run, whatever its arguments are? `token` is the AUDIT_ARCH_* of the caller."""
+        word = verdict(self.program, token, number, None)
+        return word is not None and word & names.ACTION_MASK in (names.ALLOW, names.LOG)
+
+
+def load(filter: Filter) -> int:
+    """Install the filter for this thread; gives the listener's descriptor, -1 if there is none.
+
+    Nothing is imported. Without CAP_SYS_ADMIN the thread needs no_new_privs first.
+    """
+    if not filter.notify:
+        kernel.set_mode_filter(filter.flags, filter.program)
+        return -1
+    return kernel.set_mode_filter(filter.flags | kernel.FILTER_FLAG_NEW_LISTENER, filter.program)
+
+
+def verdict(program: bytes, token: int, number: int, args: Sequence[int] | None) -> int | None:
+    """The SECCOMP_RET_* word that `program` returns for a call.
+
+    args  up to six 64-bit arguments; None if they aren't known, then the answer
+          is None where it depends on them
+    Raises Error for an instruction that no filter has.
+    """
+    data = struct.pack("=II8x6Q", number & 0xFFFFFFFF, token, *((*(args or ()), 0, 0, 0, 0, 0, 0)[:6]))
+    instruction = struct.Struct("=HBBI").unpack_from
+    at = accumulator = 0
+    while True:
+        code, true, false, k = instruction(program, 8 * at)
+        at += 1
+        if code == assemble.RET:
+            return int(k)
+        if code == assemble.LD_ABS:
+            if k >= assemble.ARGS and args is None:
+                return None
+            accumulator = int.from_bytes(data[k : k + 4], sys.byteorder)
+        elif code == assemble.AND:
+            accumulator &= k
+        elif code == assemble.JA:
+            at += k
+        elif code == assemble.JEQ:
+            at += true if accumulator == k else false
+        elif code == assemble.JGT:
+            at += true if accumulator > k else false
+        elif code == assemble.JGE:
+            at += true if accumulator >= k else false
+        elif code == assemble.JSET:
+            at += true if accumulator & k else false
+        else:
+            raise Error(f"seccomp program: unknown instruction {code:#x} at {at - 1}")

@@ -1,0 +1,57 @@
+"""seccomp(2): loading a filter, and what the kernel knows.
+
+Programs are classic BPF as `struct sock_filter` in the host's byte order.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from ocirt.errors import Error
+from ocirt.linux import libc, numbers
+
+SET_MODE_FILTER = 1
+
+FILTER_FLAG_TSYNC = 1
+FILTER_FLAG_LOG = 2
+FILTER_FLAG_SPEC_ALLOW = 4
+FILTER_FLAG_NEW_LISTENER = 8
+FILTER_FLAG_TSYNC_ESRCH = 16
+FILTER_FLAG_WAIT_KILLABLE_RECV = 32
+
+#: Size of an instruction, and how many a program may have (linux/bpf_common.h).
+INSTRUCTION = 8
+MAX_INSTRUCTIONS = 4096
+
+_EFAULT = 14
+
+
+def set_mode_filter(flags: int, program: bytes) -> int:
+    """Install a filter for the calling thread; gives the listener's descriptor or 0.
+
+    The descriptor comes with FILTER_FLAG_NEW_LISTENER and is close-on-exec.
+    Without CAP_SYS_ADMIN the thread needs no_new_privs first. Raises Error.
+    """
+    instructions = libc.Buffer(program)
+    fprog = struct.pack("HP", len(program) // INSTRUCTION, instructions.address)
+    return libc.syscall(
+        "seccomp",
+        numbers.number("seccomp"),
+        SET_MODE_FILTER,
+        flags,
+        fprog,
+        shown=f"seccomp(SECCOMP_SET_MODE_FILTER, {flags:#x}, {len(program) // INSTRUCTION} instructions)",
+    )
+
+
+def supports(flags: int) -> bool:
+    """Does the kernel know these flags of SET_MODE_FILTER (together)? Installs nothing.
+
+    The flags are looked at before the program is read: EFAULT for the null
+    pointer means that they are fine, EINVAL that one isn't.
+    """
+    try:
+        libc.syscall("seccomp", numbers.number("seccomp"), SET_MODE_FILTER, flags, None)
+    except Error as error:
+        return error.errno == _EFAULT
+    return False
