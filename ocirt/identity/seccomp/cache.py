@@ -7,7 +7,7 @@ this compiler. A file is believed if the directory and the file belong to the
 runtime's user, nobody else may write them, and its content has the hash that
 it begins with. On a hit nothing of the compiler is imported.
 
-    file     16 bytes hash of the rest (keyed by the name), flags (u32), notify (u32), program
+    file     16 bytes hash of the rest (keyed by the name), flags, notify, token (u32 each), program
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _DIRECTORY = ".cache/seccomp"
 #: Files kept; more are halved, oldest first, when one is added.
 _LIMIT = 128
 _HASH = 16
-_HEADER = struct.Struct("=II")
+_HEADER = struct.Struct("=III")
 #: Keys of `linux.seccomp` that change with every container and leave the program alone.
 _IRRELEVANT = ("listenerPath", "listenerMetadata")
 
@@ -75,7 +75,7 @@ def given(data: str, seccomp: Mapping[str, Any]) -> Filter:
     from binascii import Error as BadBase64
     from binascii import a2b_base64
 
-    from ocirt.identity.seccomp.compile import flags
+    from ocirt.identity.seccomp.compile import architectures, flags
 
     try:
         program = a2b_base64(data, strict_mode=True)
@@ -84,7 +84,8 @@ def given(data: str, seccomp: Mapping[str, Any]) -> Filter:
     count, rest = divmod(len(program), kernel.INSTRUCTION)
     if rest or not 0 < count <= kernel.MAX_INSTRUCTIONS:
         raise InvalidConfig(f"annotations.{names.BPF_DATA}: {len(program)} bytes, not 1 to 4096 instructions of 8")
-    return Filter(program, flags(seccomp, notify=False), notify=False)
+    token = architectures(seccomp, numbers.MACHINE)[0].token
+    return Filter(program, flags(seccomp, notify=False), notify=False, token=token)
 
 
 def usable(filter: Filter) -> Filter:
@@ -105,7 +106,7 @@ def usable(filter: Filter) -> Filter:
             kept |= wanted
         elif wanted:
             log.warning(f"{name}: the kernel doesn't know this seccomp flag, going on without it")
-    return Filter(filter.program, kept, filter.notify)
+    return Filter(filter.program, kept, filter.notify, filter.token)
 
 
 def _key(seccomp: Mapping[str, Any], annotations: Mapping[str, str]) -> bytes:
@@ -168,8 +169,8 @@ def _read(directory: int, name: str, key: bytes) -> Filter | None:
     payload = content[_HASH:]
     if len(payload) <= _HEADER.size or _hash(payload, key) != content[:_HASH]:
         return None
-    flags, notify = _HEADER.unpack_from(payload)
-    return Filter(payload[_HEADER.size :], flags, bool(notify))
+    flags, notify, token = _HEADER.unpack_from(payload)
+    return Filter(payload[_HEADER.size :], flags, bool(notify), token)
 
 
 def _hash(payload: bytes, key: bytes) -> bytes:
@@ -180,7 +181,7 @@ def _write(directory: int, name: str, key: bytes, filter: Filter) -> None:
     """Add a file in one step; without a cache the next container compiles again."""
     if directory < 0:
         return
-    payload = _HEADER.pack(filter.flags, filter.notify) + filter.program
+    payload = _HEADER.pack(filter.flags, filter.notify, filter.token) + filter.program
     temporary = f".{name}.{os.getpid()}"
     try:
         _make_room(directory)

@@ -76,7 +76,7 @@ def compile_filter(
         raise InvalidConfig(f"{PATH}: {count} instructions, the kernel takes {kernel.MAX_INSTRUCTIONS}")
     words = [default, *(word for _, word, _ in listed)]
     notify = names.NOTIFY in words
-    return Filter(program, flags(seccomp, notify), notify)
+    return Filter(program, flags(seccomp, notify), notify, chosen[0].token)
 
 
 def action_word(action: str, number: int | None, where: str, number_where: str) -> int:
@@ -111,10 +111,11 @@ def architectures(seccomp: Mapping[str, Any], machine: str) -> list[Arch]:
 def entries(seccomp: Mapping[str, Any]) -> list[Entry]:
     """`syscalls` with actions as words and conditions as alternatives."""
     found: list[Entry] = []
-    for at, entry in enumerate(seccomp.get("syscalls") or ()):
+    syscalls: list[dict[str, Any]] = seccomp.get("syscalls") or []
+    for at, entry in enumerate(syscalls):
         where = f"syscalls[{at}]"
         word = action_word(entry["action"], entry.get("errnoRet"), f"{where}.action", f"{where}.errnoRet")
-        args: list[Any] = entry.get("args") or []
+        args: list[dict[str, Any]] = entry.get("args") or []
         conditions = [_condition(arg, f"{where}.args[{i}]") for i, arg in enumerate(args)]
         alternatives: list[tuple[Condition, ...]] = [tuple(sorted(conditions, key=lambda condition: condition[0]))]
         if len({condition[0] for condition in conditions}) < len(conditions):

@@ -7,6 +7,7 @@ import sys
 
 from ocirt.errors import Error
 from ocirt.identity.seccomp import assemble, names
+from ocirt.linux import numbers
 from ocirt.linux import seccomp as kernel
 
 TYPE_CHECKING = False
@@ -20,19 +21,28 @@ class Filter:
     program  struct sock_filter[], host byte order
     flags    SECCOMP_FILTER_FLAG_*, without NEW_LISTENER
     notify   some calls are answered by an agent: loading it gives a descriptor
+    token    AUDIT_ARCH_* of this runtime's own calls
     """
 
-    __slots__ = ("flags", "notify", "program")
+    __slots__ = ("flags", "notify", "program", "token")
 
-    def __init__(self, program: bytes, flags: int, notify: bool) -> None:
+    def __init__(self, program: bytes, flags: int, notify: bool, token: int) -> None:
         self.program = program
         self.flags = flags
         self.notify = notify
+        self.token = token
 
-    def allows(self, token: int, number: int) -> bool:
-        """Does the call run, whatever its arguments are? `token` is the AUDIT_ARCH_* of the caller."""
-        word = verdict(self.program, token, number, None)
-        return word is not None and word & names.ACTION_MASK in (names.ALLOW, names.LOG)
+
+def allows(filter: Filter, call: str) -> bool:
+    """Does a call of this runtime's architecture run, whatever its arguments are? False for unknown calls."""
+    number = numbers.number(call)
+    if number < 0:
+        from ocirt.identity.seccomp import arches
+
+        native = arches.native(numbers.MACHINE)
+        number = arches.numbers(native.table).get(call, -1) if native else -1
+    word = verdict(filter.program, filter.token, number, None) if number >= 0 else None
+    return word is not None and word & names.ACTION_MASK in (names.ALLOW, names.LOG)
 
 
 def load(filter: Filter) -> int:
