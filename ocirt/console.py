@@ -6,11 +6,10 @@ containerd read it.
 
 from __future__ import annotations
 
+import _socket
 import fcntl
 import os
 import struct
-
-import _socket
 
 from ocirt.errors import Error, from_oserror
 from ocirt.linux import fds, files
@@ -64,7 +63,9 @@ def _open_master() -> int:
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise Error(f"open {path}: no such file or directory (process.terminal needs a devpts mounted on /dev/pts)", 2) from None
+        raise Error(
+            f"open {path}: no such file or directory (process.terminal needs a devpts mounted on /dev/pts)", 2
+        ) from None
     except OSError as error:
         raise from_oserror(error, f'open("{path}")') from None
     device = os.fstat(fd).st_rdev
@@ -94,9 +95,9 @@ def _send(console_socket: int, master: int) -> None:
         socket.close()
 
 
-def check(terminal: bool, console_socket: str | None, detached: bool) -> None:
+def check(terminal: bool, console_socket: str | None, console: int) -> None:
     """Refuse a combination of terminal and console socket that can't work."""
-    if terminal and detached and not console_socket:
+    if terminal and not console_socket and console < 0:
         raise Error("cannot allocate a terminal: process.terminal is set, but no --console-socket is given")
     if not terminal and console_socket:
         raise Error("cannot use the console socket: process.terminal is not set")

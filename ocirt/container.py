@@ -13,11 +13,10 @@ being alive. `creating` is written before anything else exists, so that
 
 from __future__ import annotations
 
+import _socket
 import fcntl
 import os
 import time
-
-import _socket
 
 from ocirt.bundle import dump_json, parse_json
 from ocirt.errors import AlreadyExists, Error, InvalidConfig, NotFound, WrongState, from_oserror
@@ -377,5 +376,3 @@ def require(container: Container, allowed: tuple[str, ...], message: str) -> str
     if status not in allowed:
         raise WrongState(message.format(id=container.id, status=status))
     return status
-
-

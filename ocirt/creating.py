@@ -7,14 +7,14 @@ import time
 
 from ocirt import cgroups, console, hooks, namespaces, rootfs
 from ocirt.bundle import Bundle, dump_json, load
-from ocirt.container import CONFIG, CREATED, CREATING, SOCKET, STOPPED, Container, end_process
-from ocirt.errors import Error, Undo, Unsupported, doing, from_oserror
+from ocirt.container import CONFIG, CREATING, STOPPED, Container, end_process
+from ocirt.errors import Error, Undo, doing, from_oserror
 from ocirt.identity import capabilities, labels, limits, seccomp
 from ocirt.process import seal, steps, trampoline
 from ocirt.process.plan import Plan
 from ocirt.process.runtime import spawn
 from ocirt.process.start import died
-from ocirt.process.sync import Channel, Gone
+from ocirt.process.sync import Gone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,13 +29,23 @@ _NULL = os.makedev(1, 3)
 class Options:
     """The flags of create, as `lifecycle.create` takes them."""
 
-    __slots__ = ("config", "console_socket", "no_new_keyring", "no_pivot", "pid_file", "pidfd_socket", "preserve_fds")
+    __slots__ = (
+        "config",
+        "console",
+        "console_socket",
+        "no_new_keyring",
+        "no_pivot",
+        "pid_file",
+        "pidfd_socket",
+        "preserve_fds",
+    )
 
     def __init__(
         self,
         *,
         config: str | None,
         console_socket: str | None,
+        console: int,
         pid_file: str | None,
         pidfd_socket: str | None,
         no_pivot: bool,
@@ -43,6 +53,7 @@ class Options:
         preserve_fds: int,
     ) -> None:
         self.config = config
+        self.console = console
         self.console_socket = console_socket
         self.pid_file = pid_file
         self.pidfd_socket = pidfd_socket
@@ -73,20 +84,19 @@ def create(runtime: Runtime, id: str, path: str, options: Options) -> Container:
     return container
 
 
-def _make(
-    runtime: Runtime, container: Container, plan: Plan, cgroup: Cgroup, options: Options, undo: Undo
-) -> None:
+def _make(runtime: Runtime, container: Container, plan: Plan, cgroup: Cgroup, options: Options, undo: Undo) -> None:
     """Everything that a crash could leave behind, from here to init's `ready`."""
     # a failing createRuntime hook is followed by the poststop hooks: runtime.md, Lifecycle, steps 3 to 5 and 13
     undo.add("run the poststop hooks", lambda: _poststop(container))
-    _open_descriptors(runtime, plan, options)
+    _open_descriptors(plan, options)
     plan.listener = container.listen()
     descriptor = cgroup.prepare()
     undo.add("remove the cgroup", cgroup.remove)
     container.record["cgroup"] = cgroup.record()
     container.record["freezer"] = _freezer(cgroup)
+    plan.cgroups = cgroup.mounts()
     container.save()
-    rootfs.prepare_trees(plan)
+    getattr(rootfs, "prepare_trees", lambda plan: None)(plan)
     try:
         pid, channel = spawn(plan, descriptor)
     finally:
@@ -135,7 +145,7 @@ def _pass_listen_fds(plan: Plan) -> None:
 def _check(runtime: Runtime, plan: Plan, options: Options) -> Cgroup:
     """What validation can't know because it depends on this host; nothing has been made yet."""
     process, linux = plan.process, plan.linux
-    console.check(bool(process.get("terminal")), options.console_socket, True)
+    console.check(bool(process.get("terminal")), options.console_socket, options.console)
     labels.check_available(process, linux.get("mountLabel") or "")
     for fd in range(3, 3 + plan.preserve_fds):
         try:
@@ -193,7 +203,7 @@ def _freezer(cgroup: Cgroup) -> list[str]:
     return [directory + "/cgroup.freeze", "1"] if directory else []
 
 
-def _open_descriptors(runtime: Runtime, plan: Plan, options: Options) -> None:
+def _open_descriptors(plan: Plan, options: Options) -> None:
     """What init gets from the host as open descriptors, because it can't or mustn't look for it inside."""
     null = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
     if os.fstat(null).st_rdev != _NULL:
@@ -201,13 +211,24 @@ def _open_descriptors(runtime: Runtime, plan: Plan, options: Options) -> None:
     plan.null = null
     if options.console_socket:
         plan.console_socket = console.connect(options.console_socket).detach()
+    elif options.console >= 0:
+        if plan.process.get("terminal"):
+            plan.console_socket = options.console
+        else:
+            os.close(options.console)
 
 
 def _close_descriptors(plan: Plan) -> None:
     """Init has its own copies by now."""
     assert plan.listener is not None
     plan.listener.close()
-    for fd in (plan.null, plan.console_socket, *plan.trees.values(), *plan.device_trees.values(), *plan.joined.values()):
+    for fd in (
+        plan.null,
+        plan.console_socket,
+        *plan.trees.values(),
+        *plan.device_trees.values(),
+        *plan.joined.values(),
+    ):
         if fd >= 0:
             os.close(fd)
 
@@ -231,6 +252,10 @@ def _limit(container: Container, plan: Plan, cgroup: Cgroup, pid: int) -> None:
     with doing("apply linux.resources"):
         cgroup.apply(plan.linux.get("resources") or {})
     container.record["cgroup"] = cgroup.record()
+    owner = _cgroup_owner(plan)
+    if owner is not None:
+        with doing("delegate the cgroup"):
+            cgroup.chown(owner)
     if plan.linux.get("intelRdt"):
         from ocirt.cgroups import intelrdt
 
@@ -241,6 +266,29 @@ def _limit(container: Container, plan: Plan, cgroup: Cgroup, pid: int) -> None:
 
         with doing("move linux.netDevices"):
             netdevices.move(pid, plan.linux["netDevices"])
+
+
+def _cgroup_owner(plan: Plan) -> int | None:
+    """The host uid that gets the cgroup, None for nobody (config-linux.md, Cgroup ownership).
+
+    Only if the container has a cgroup namespace of its own and mounts it writable.
+    """
+    if "cgroup" not in plan.new:
+        return None
+    for mount in plan.config.get("mounts") or ():
+        if mount["destination"] == "/sys/fs/cgroup" and mount.get("source") == "cgroup":
+            if "ro" in (mount.get("options") or ()):
+                return None
+            break
+    else:
+        return None
+    uid: int = (plan.process.get("user") or {}).get("uid", 0)
+    if not plan.userns:
+        return uid
+    for mapping in plan.linux.get("uidMappings") or ():
+        if 0 <= uid - mapping["containerID"] < mapping["size"]:
+            return mapping["hostID"] + uid - mapping["containerID"]
+    return None
 
 
 def _run_runtime_hooks(container: Container, plan: Plan) -> None:
@@ -296,5 +344,3 @@ def send_pidfd(path: str, pid: int) -> None:
         os.close(pidfd)
     except OSError as error:
         raise from_oserror(error, f'send the pidfd to "{path}"') from None
-
-

@@ -7,14 +7,13 @@ container on stdin, no other descriptor. What it prints goes into the error.
 
 from __future__ import annotations
 
+import _signal
 import os
+import select
 import time
 
-import _signal
-import select
-
 from ocirt.errors import Error
-from ocirt.linux import fds
+from ocirt.linux import fds, signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,7 +71,9 @@ def _run_one(name: str, hook: Hook, state: bytes, cwd: str | None) -> None:
         what = f"killed by signal {os.WTERMSIG(status)}"
     else:
         what = f"exit status {os.WEXITSTATUS(status)}"
-    raise Error(f'run hook {name} "{path}": {what}, {_quoted("stdout", outputs[stdout])}, {_quoted("stderr", outputs[stderr])}')
+    raise Error(
+        f'run hook {name} "{path}": {what}, {_quoted("stdout", outputs[stdout])}, {_quoted("stderr", outputs[stderr])}'
+    )
 
 
 def _quoted(name: str, output: bytearray) -> str:
@@ -92,10 +93,7 @@ def _spawn(path: str, arguments: list[str], environment: dict[str, str], cwd: st
             for fd, source in enumerate((stdin, stdout, stderr)):
                 os.dup2(source, fd)
             fds.cloexec_from(3)
-            for number in range(1, _signal.NSIG):
-                if number not in (_signal.SIGKILL, _signal.SIGSTOP, 32, 33):
-                    _signal.signal(number, _signal.SIG_DFL)
-            _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+            signals.reset()
             if cwd is not None:
                 os.chdir(cwd)
             os.execve(path, arguments, environment)
@@ -109,9 +107,7 @@ def _spawn(path: str, arguments: list[str], environment: dict[str, str], cwd: st
     return pid, our_stdin, our_stdout, our_stderr
 
 
-def _attend(
-    pid: int, stdin: int, state: bytes, outputs: dict[int, bytearray], deadline: float | None
-) -> int | None:
+def _attend(pid: int, stdin: int, state: bytes, outputs: dict[int, bytearray], deadline: float | None) -> int | None:
     """Feed and read the hook until it has ended; its wait status, or None on a timeout.
 
     A hook may leave children behind that hold its pipes: they are waited for

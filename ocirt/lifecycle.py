@@ -54,6 +54,7 @@ def create(
     *,
     config: str | None = None,
     console_socket: str | None = None,
+    console: int = -1,
     pid_file: str | None = None,
     pidfd_socket: str | None = None,
     no_pivot: bool = False,
@@ -62,14 +63,18 @@ def create(
 ) -> Container:
     """Create a container from a bundle; its program waits for `start`.
 
+    console  a connected socket that gets the terminal's master if the process wants a terminal
+
     Raises InvalidConfig before anything was made, AlreadyExists, Unsupported,
     Error; nothing is left then (runtime.md, Create and Errors).
     """
-    from ocirt.creating import Options, create as make
+    from ocirt.creating import Options
+    from ocirt.creating import create as make
 
     options = Options(
         config=config,
         console_socket=console_socket,
+        console=console,
         pid_file=pid_file,
         pidfd_socket=pidfd_socket,
         no_pivot=no_pivot,
@@ -245,5 +250,3 @@ def _run_poststop(container: Container) -> None:
         state = dump_json(container.state(STOPPED))
         for failure in run_all("poststop", hooks, state, container.record.get("bundle")):
             log.warning(str(failure))
-
-

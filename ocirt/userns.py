@@ -77,7 +77,9 @@ def _find_helper(name: str) -> str:
 def _check_helpers(uids: list[str], gids: list[str]) -> None:
     for name, lines, id in (("newuidmap", uids, os.geteuid()), ("newgidmap", gids, os.getegid())):
         if not _maps_only_self(lines, id) and not _find_helper(name):
-            raise Unsupported(f"{name}: executable file not found in $PATH (install the package uidmap or shadow-utils)")
+            raise Unsupported(
+                f"{name}: executable file not found in $PATH (install the package uidmap or shadow-utils)"
+            )
 
 
 def _run_helper(name: str, pid: int, lines: list[str]) -> None:

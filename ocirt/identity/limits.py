@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ocirt.errors import Error
 from ocirt.linux import sched
-from ocirt.process.sync import Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +52,5 @@ def set_rlimits(plan: Plan) -> None:
     except Error as error:
         if error.errno != 1:
             raise
-        channel = plan.channel
-        assert isinstance(channel, Channel)
-        channel.send("limits")
-        channel.receive("limited")
+        plan.channel.send("limits")
+        plan.channel.receive("limited")

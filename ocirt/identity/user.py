@@ -117,7 +117,9 @@ def set_user(plan: Plan) -> None:
         except OSError as error:
             raise from_oserror(error, f"setgroups({groups})", _unmapped(error)) from None
     elif groups:
-        raise Error("setgroups: operation not permitted (additionalGids need a user namespace whose gids newgidmap mapped)", 1)
+        raise Error(
+            "setgroups: operation not permitted (additionalGids need a user namespace whose gids newgidmap mapped)", 1
+        )
     try:
         os.setresgid(gid, gid, gid)
     except OSError as error:

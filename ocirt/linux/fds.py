@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import _socket
 import os
 import sys
-
-import _socket
 
 from ocirt.errors import Error
 from ocirt.linux import libc, numbers

@@ -8,9 +8,8 @@ where the caller says that it can happen.
 
 from __future__ import annotations
 
-import os
-
 import _ctypes
+import os
 
 from ocirt.errors import Error, call_failed
 
@@ -23,19 +22,19 @@ EOPNOTSUPP = 95
 _CDECL = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
 
 
-class c_long(_ctypes._SimpleCData):  # type: ignore[type-arg]  # noqa: N801
+class c_long(_ctypes._SimpleCData):  # type: ignore[type-arg]
     """C long: integers of unknown width must not be passed as int."""
 
     _type_ = "l"
 
 
-class c_int(_ctypes._SimpleCData):  # type: ignore[type-arg]  # noqa: N801
+class c_int(_ctypes._SimpleCData):  # type: ignore[type-arg]
     """C int: what nearly every libc function returns; as a long, its -1 reads 4294967295."""
 
     _type_ = "i"
 
 
-class c_char(_ctypes._SimpleCData):  # type: ignore[type-arg]  # noqa: N801
+class c_char(_ctypes._SimpleCData):  # type: ignore[type-arg]
     """C char, for buffers."""
 
     _type_ = "c"

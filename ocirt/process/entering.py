@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import _signal
+import _socket
 import fcntl
 import os
 import struct
-
-import _signal
-import _socket
 
 from ocirt import namespaces
 from ocirt.errors import Error

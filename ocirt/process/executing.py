@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 
-import _signal
-import _socket
-
 from ocirt.errors import Error, call_failed, from_oserror
 from ocirt.identity import seccomp
-from ocirt.linux import fds, prctl
-from ocirt.linux.paths import make_directories
+from ocirt.linux import fds, prctl, signals
+from ocirt.linux.paths import mkdir_in_root
 from ocirt.process import trampoline
 
 TYPE_CHECKING = False
@@ -47,7 +45,7 @@ def make_cwd(plan: Plan) -> None:
     """make the working directory"""
     cwd = plan.process.get("cwd")
     if cwd and cwd != "/":
-        os.close(make_directories(plan.root, cwd, 0o755))
+        os.close(mkdir_in_root(plan.root, cwd, 0o755))
 
 
 def enter_cwd(plan: Plan) -> None:
@@ -64,11 +62,15 @@ def enter_cwd(plan: Plan) -> None:
     try:
         os.chdir(cwd)
     except OSError as error:
-        raise from_oserror(error, f'chdir("{cwd}")', "can the container's user enter it?" if error.errno == 13 else "") from None
+        raise from_oserror(
+            error, f'chdir("{cwd}")', "can the container's user enter it?" if error.errno == 13 else ""
+        ) from None
     try:
         where = os.getcwd()
     except OSError as error:
-        raise Error(f'chdir("{cwd}"): the directory is not below the container\'s root: {error.strerror}', error.errno or 0) from None
+        raise Error(
+            f'chdir("{cwd}"): the directory is not below the container\'s root: {error.strerror}', error.errno or 0
+        ) from None
     if not where.startswith("/"):
         raise Error(f'chdir("{cwd}"): the directory is not below the container\'s root', errno.EPERM)
 
@@ -136,16 +138,8 @@ def _report_fd(plan: Plan) -> int:
 
 
 def reset_signals(plan: Plan) -> None:
-    """reset signal dispositions and the signal mask
-
-    Python ignores SIGPIPE and SIGXFSZ from its start, and a shim blocks SIGCHLD:
-    execve would hand that on.
-    """
-    for number in range(1, _signal.NSIG):
-        # 32 and 33 are libc's own; SIGKILL and SIGSTOP have no disposition
-        if number not in (_signal.SIGKILL, _signal.SIGSTOP, 32, 33):
-            _signal.signal(number, _signal.SIG_DFL)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    """reset signal dispositions and the signal mask"""
+    signals.reset()
 
 
 def prepare_execve(plan: Plan) -> None:
@@ -198,4 +192,6 @@ def execute(plan: Plan) -> None:
     try:
         os.execve(plan.executable, arguments, environment)
     except OSError as error:
-        raise Error(call_failed(f'exec "{plan.executable}"', error.errno or 0, error.strerror or ""), error.errno or 0) from None
+        raise Error(
+            call_failed(f'exec "{plan.executable}"', error.errno or 0, error.strerror or ""), error.errno or 0
+        ) from None

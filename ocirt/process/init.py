@@ -35,7 +35,7 @@ def main(plan: Plan, inherited: set[int]) -> NoReturn:
             run_step(plan, step)
     except Error as error:
         _report(plan, error)
-    except BaseException as error:  # noqa: BLE001
+    except BaseException as error:
         _report(plan, Error(f"bug in ocirt: {type(error).__name__}: {error} ({_where(error)})"))
     finally:
         os._exit(status)

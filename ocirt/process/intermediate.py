@@ -36,8 +36,11 @@ def main(plan: Plan, inherited: set[int]) -> NoReturn:
         error.context = ("enter the namespaces", *error.context)
         _tell(plan, error)
     except OSError as error:
-        _tell(plan, Error(f"{error.filename or 'system call'}: {error.strerror}", error.errno or 0, ("enter the namespaces",)))
-    except BaseException as error:  # noqa: BLE001
+        _tell(
+            plan,
+            Error(f"{error.filename or 'system call'}: {error.strerror}", error.errno or 0, ("enter the namespaces",)),
+        )
+    except BaseException as error:
         _tell(plan, Error(f"bug in ocirt: {type(error).__name__}: {error}"))
     finally:
         os._exit(0)

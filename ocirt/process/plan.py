@@ -8,9 +8,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from _socket import socket
+    from collections.abc import Callable
 
     from ocirt.identity.capabilities import Sets
     from ocirt.identity.seccomp import Filter
@@ -50,6 +49,7 @@ class Plan:
     Filled by the steps
         root            O_PATH fd of the container's root directory
         proc            fd of a private, unmasked procfs mount (detached), -1 before it is made
+        late_readonly   (destination, fd) of mounts that become read-only when everything in them is made
         console         fd of the pty slave, -1 if there is none
         executable      path of the program as execve wants it
     """
@@ -71,6 +71,7 @@ class Plan:
         "id",
         "joined",
         "keeps_sys_admin",
+        "late_readonly",
         "linux",
         "listener",
         "new",
@@ -124,5 +125,6 @@ class Plan:
         self.trampoline = -1
         self.root = -1
         self.proc = -1
+        self.late_readonly: list[tuple[str, int]] = []
         self.console = -1
         self.executable = ""

@@ -15,6 +15,7 @@ import os
 import sys
 
 from ocirt.errors import Error, Unsupported, from_oserror
+from ocirt.identity import seccomp
 from ocirt.identity.capabilities import SYS_PTRACE
 from ocirt.linux import files, libc, mount
 from ocirt.process import trampoline
@@ -38,7 +39,7 @@ def needed(plan: Plan) -> bool:
     if not trampoline.AVAILABLE or plan.process.get("selinuxLabel"):
         # the label would have to allow the trampoline's file as an entry point
         return True
-    return plan.filter is not None and not (plan.filter.allows("execveat") and plan.filter.allows("execve"))
+    return plan.filter is not None and not seccomp.allows(plan.filter, "execveat")
 
 
 def is_sealed() -> bool:
@@ -80,9 +81,8 @@ def restart(argv: tuple[str, ...]) -> None:
 def _sealed_interpreter() -> int:
     path = os.path.realpath("/proc/self/exe")
     try:
-        fd = mount.open_tree(-100, path, mount.OPEN_TREE_CLONE | mount.OPEN_TREE_CLOEXEC)
-        mount.mount_setattr(fd, mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV, 0)
-        return fd
+        attributes = mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
+        return mount.open_tree_attr(-100, os.fsencode(path), mount.OPEN_TREE_CLONE, attributes, 0)
     except Error as error:
         if error.errno not in (libc.ENOSYS, libc.EPERM, libc.EINVAL):
             raise

@@ -83,5 +83,3 @@ def _run_poststart(container: Container) -> None:
         if not container.record.get("pidNamespace"):
             cgroups.load(container.record["cgroup"]).kill()
         raise
-
-

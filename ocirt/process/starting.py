@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 import _socket
+import os
 
 from ocirt import hooks
 from ocirt.linux import prctl
@@ -40,11 +39,13 @@ def _run(plan: Plan, kind: str, status: str, cwd: str | None) -> None:
 
 def tell_ready(plan: Plan) -> None:
     """tell the runtime that everything but the program is done"""
+    if plan.listener is None:
+        plan.channel.send("ready")
+        return
+    # from here on this process lives on without the runtime, which may be gone the moment it has read this
+    prctl.prctl(prctl.PR_SET_PDEATHSIG, 0)
     plan.channel.send("ready")
-    if plan.listener is not None:
-        # from here on this process lives on without the runtime
-        prctl.prctl(prctl.PR_SET_PDEATHSIG, 0)
-        plan.channel.close()
+    plan.channel.close()
 
 
 def wait_for_start(plan: Plan) -> None:

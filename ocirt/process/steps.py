@@ -39,10 +39,16 @@ from ocirt.process.executing import (
     reset_signals,
     set_no_new_privileges,
 )
-from ocirt.process.starting import run_create_container_hooks, run_start_container_hooks, tell_mounted, tell_ready, wait_for_start
+from ocirt.process.naming import set_domainname, set_hostname
+from ocirt.process.starting import (
+    run_create_container_hooks,
+    run_start_container_hooks,
+    tell_mounted,
+    tell_ready,
+    wait_for_start,
+)
 from ocirt.rootfs import ENTER_ROOT, MOUNTS, SEAL
 from ocirt.sysctl import write_sysctls
-from ocirt.process.naming import set_domainname, set_hostname
 
 ENTER = (
     wait_for_go,
@@ -100,7 +106,17 @@ FINISH = (
     execute,
 )
 
-CREATE = (*ENTER, *ROOTFS, open_console, *SEALED, *PROCESS, tell_ready, wait_for_start, run_start_container_hooks, *FINISH)
+CREATE = (
+    *ENTER,
+    *ROOTFS,
+    open_console,
+    *SEALED,
+    *PROCESS,
+    tell_ready,
+    wait_for_start,
+    run_start_container_hooks,
+    *FINISH,
+)
 EXEC = (*ENTER, open_console, *PROCESS, tell_ready, *FINISH)
 
 #: (earlier, later, why)

@@ -25,10 +25,9 @@ SOCK_SEQPACKET socket: the name and its fields, separated by NUL. After
 
 from __future__ import annotations
 
+import _socket
 import os
 import sys
-
-import _socket
 
 from ocirt.errors import BY_NAME, Error
 from ocirt.linux import fds
