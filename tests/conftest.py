@@ -119,6 +119,7 @@ def make_box(runtime: Runtime, place: Path, test_id: str, nothing_left: None) ->
         return box
 
     yield make
+    runtime.close()
     for box in made:
         box.finish()
 

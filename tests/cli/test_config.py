@@ -10,7 +10,7 @@ import pytest
 
 from tests.harness.box import Box
 from tests.harness.leftovers import cgroups
-from tests.harness.peers import lacks, peer_fails
+from tests.harness.peers import fails, lacks, peer_fails
 
 Config = dict[str, Any]
 Edit = Callable[[Config], object]
@@ -29,7 +29,7 @@ def rlimits(*types: str) -> list[dict[str, object]]:
 
 def bad(name: str, edit: Edit, word: str, accepted_by: str = "") -> Any:
     """A line of the table: what is wrong, a word of the JSON path that the error names, peers that accept it."""
-    return pytest.param(edit, word, id=name, marks=[peer_fails(p, "does not refuse it") for p in accepted_by.split()])
+    return pytest.param(edit, word, id=name, marks=fails(accepted_by, "does not refuse it"))
 
 
 BAD: list[Any] = [

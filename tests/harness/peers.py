@@ -20,6 +20,11 @@ def peer_fails(name: str, why: str) -> pytest.MarkDecorator:
     return pytest.mark.peer_fails(name, why)
 
 
+def fails(names: str, why: str) -> list[pytest.MarkDecorator]:
+    """The marks of a table's line that several peers fail for one reason; `names` may be empty."""
+    return [peer_fails(name, why) for name in names.split()]
+
+
 def lacks(*names: str, what: str) -> pytest.MarkDecorator:
     """Mark a test of something that is not in the peers' command line at all."""
     return pytest.mark.peer_lacks(names, what)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -54,6 +55,7 @@ class Runtime:
     root: Path
     extra: list[str] = field(default_factory=list)
     prefix: list[str] = field(default_factory=list)
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list, repr=False)
 
     def argv(self, arguments: Sequence[str | os.PathLike[str]]) -> list[str]:
         return [*self.prefix, self.path, "--root", str(self.root), *self.extra, *map(os.fspath, arguments)]
@@ -116,9 +118,23 @@ class Runtime:
         return result
 
     def popen(self, *arguments: str | os.PathLike[str], **popen: object) -> subprocess.Popen[bytes]:
-        """Start a command and don't wait; the caller waits or kills."""
+        """Start a command and don't wait; what still runs at the end of the test is killed."""
         options: dict[str, object] = {"stdin": subprocess.DEVNULL, "start_new_session": True, **popen}
-        return subprocess.Popen(self.argv(arguments), **options)  # type: ignore[call-overload,no-any-return]
+        process = subprocess.Popen(self.argv(arguments), **options)  # type: ignore[call-overload]
+        self.started.append(process)
+        return process
+
+    def close(self) -> None:
+        """Kill what `popen` started and close its pipes."""
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream and not stream.closed:
+                    with contextlib.suppress(BrokenPipeError):
+                        stream.close()
+        self.started.clear()
 
 
 def wait(process: subprocess.Popen[bytes], argv: list[str], timeout: float) -> int:
