@@ -42,6 +42,7 @@ class Plan:
         null            O_PATH fd of the host's /dev/null, verified to be char 1:3 (CVE-2025-31133)
         trees           {index in config.mounts: fd of a detached mount} prepared by the parent
         device_trees    {path: fd of a detached bind} of device nodes, where mknod isn't possible
+        copy_up         copies a directory (descriptor, descriptor) for tmpcopyup; set by prepare_trees
         filter          the compiled seccomp filter, None if there is none
         uses_trampoline the last execve goes through the trampoline (process/trampoline.py)
         trampoline      fd of the sealed memory file that the last execve goes through, -1: execve directly
@@ -62,6 +63,7 @@ class Plan:
         "config",
         "console",
         "console_socket",
+        "copy_up",
         "cpu_affinity",
         "device_trees",
         "entered",
@@ -121,6 +123,7 @@ class Plan:
         self.null = -1
         self.trees: dict[int, int] = {}
         self.device_trees: dict[str, int] = {}
+        self.copy_up: Callable[[int, int], None] = lambda _source, _destination: None
         self.filter: Filter | None = None
         self.trampoline = -1
         self.root = -1

@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ocirt.process.plan import Plan
 
-    Device = tuple[str, int, int, int, int, int]
+    Device = tuple[int, int, int, int, int, int]
 
 #: path: (type, major, minor)
 DEFAULT = {
@@ -60,11 +60,12 @@ def wanted(plan: Plan) -> dict[str, Device]:
         path = clean(entry["path"])
         if hosts and path.startswith("/dev/"):
             continue
+        mode = entry.get("fileMode")
         devices[path] = (
             _TYPES[entry["type"]],
             entry.get("major") or 0,
             entry.get("minor") or 0,
-            stat.S_IMODE(0o666 if entry.get("fileMode") is None else entry["fileMode"]),
+            0o666 if mode is None else stat.S_IMODE(mode),
             entry.get("uid") or 0,
             entry.get("gid") or 0,
         )

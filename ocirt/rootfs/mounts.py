@@ -77,10 +77,13 @@ def _attach_prepared(plan: Plan, entry: Mount, o: Options, tree: int) -> None:
     target, _ = targets.open_target(
         plan, destination, directory=targets.is_directory(tree), follow=not o.marks & options.DEST_NOFOLLOW
     )
+    if o.marks & options.TMPCOPYUP:
+        plan.copy_up(target, tree)
     m.move_mount(tree, target)
     os.close(target)
     for propagation in o.propagation:
         m.change_propagation(plan.proc, tree, propagation)
+    o.late = o.late or (not o.bind and bool(o.set & m.MOUNT_ATTR_RDONLY))
     keep(plan, destination, o, tree)
 
 
@@ -96,9 +99,10 @@ def _new(plan: Plan, entry: Mount, kind: str, o: Options) -> None:
             raise Error('"/proc" cannot be mounted because it is not of type proc')
         target, made = targets.open_target(plan, destination, directory=True)
     data = o.data
-    if plan.linux.get("mountLabel") and kind not in _UNLABELLED:
+    label = plan.linux.get("mountLabel")
+    if label and kind not in _UNLABELLED:
         name = (plan.config.get("annotations") or {}).get("run.oci.mount_context_type") or "context"
-        data = [*data, f'{name}="{plan.linux["mountLabel"]}"']
+        data = [*data, f'{name}="{label}"']
     if kind == "tmpfs":
         o.late = o.late or bool(o.set & m.MOUNT_ATTR_RDONLY)
         if not made and not any(d.startswith("mode=") or ",mode=" in d for d in data):
@@ -135,7 +139,7 @@ def _mount_new(plan: Plan, destination: str, target: int, kind: str, source: str
         try:
             tree = _new_tree(kind, source, o.flags, attributes, data)
             if o.marks & options.TMPCOPYUP:
-                _copy_up(target, tree)
+                plan.copy_up(target, tree)
             m.move_mount(tree, target)
             finish(plan, destination, tree, o, new=True)
             return
@@ -156,7 +160,7 @@ def _mount_new(plan: Plan, destination: str, target: int, kind: str, source: str
     if more:
         tree = targets.reopen(plan, destination, known)
         if o.marks & options.TMPCOPYUP:
-            _copy_up(target, tree)
+            plan.copy_up(target, tree)
         finish(plan, destination, tree, o, new=True)
 
 
@@ -167,12 +171,6 @@ def _new_tree(kind: str, source: str, flags: int, attributes: int, data: list[st
         fields.append(("ro", None))
     fields += [(name, None) for flag, name in _FLAG_NAMES if flags & flag]
     return m.new_filesystem(kind, fields + options.split_data(data), attributes)
-
-
-def _copy_up(target: int, tree: int) -> None:
-    from ocirt.rootfs import copyup  # imported by prepare_trees before the clone
-
-    copyup.copy(target, tree)
 
 
 def _bind_hosts(plan: Plan, destination: str, kind: str, o: Options) -> None:
