@@ -105,8 +105,10 @@ def _make(runtime: Runtime, container: Container, plan: Plan, cgroup: Cgroup, op
     undo.add("kill init", lambda: end_process(pid))
     container.set_init(pid)
     container.save()
-    _limit(container, plan, cgroup, pid)
     channel.send("go")
+    _limit(container, plan, cgroup, pid)
+    if "cgroup" in plan.new:
+        channel.send("joined")
     channel.receive("mounted")
     _run_runtime_hooks(container, plan)
     channel.send("enter")
@@ -234,7 +236,7 @@ def _close_descriptors(plan: Plan) -> None:
 
 
 def _limit(container: Container, plan: Plan, cgroup: Cgroup, pid: int) -> None:
-    """Put init where it belongs, before it does anything."""
+    """Put init where it belongs, while it makes its mounts."""
     score = plan.process.get("oomScoreAdj")
     if score is not None:
         # by the runtime: a process that isn't dumpable can't write it itself

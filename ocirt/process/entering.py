@@ -24,7 +24,7 @@ _IFF_UP_LOOPBACK_RUNNING = 0x1 | 0x8 | 0x40
 
 
 def wait_for_go(plan: Plan) -> None:
-    """wait until the runtime has mapped, limited and moved this process"""
+    """wait until the ids of this process are mapped"""
     # should the runtime be killed from here on, this process ends with it
     prctl.prctl(prctl.PR_SET_PDEATHSIG, _signal.SIGKILL)
     plan.channel.receive("go")
@@ -40,12 +40,23 @@ def join_namespaces(plan: Plan) -> None:
             os.close(fd)
 
 
-def make_cgroup_namespace(plan: Plan) -> None:
+def make_other_namespaces(plan: Plan) -> None:
     """make the namespaces that clone has not made"""
-    # the root of a cgroup namespace is the cgroup of whoever makes it: not before the runtime has moved us
-    late = plan.new - plan.entered
+    late = plan.new - plan.entered - {"cgroup"}
     if late:
         sched.unshare(namespaces.flags(late))
+
+
+def make_cgroup_namespace(plan: Plan) -> None:
+    """make the cgroup namespace
+
+    Its root is the cgroup of whoever makes it: not before the runtime has moved
+    us. What can be done before is done before, because moving a process takes the
+    kernel a grace period of RCU, ten milliseconds on cgroup v1.
+    """
+    if "cgroup" in plan.new:
+        plan.channel.receive("joined")
+        sched.unshare(sched.CLONE_NEWCGROUP)
 
 
 def make_session(plan: Plan) -> None:

@@ -23,6 +23,7 @@ from ocirt.process.entering import (
     join_namespaces,
     make_cgroup_namespace,
     make_keyring,
+    make_other_namespaces,
     make_session,
     raise_loopback,
     wait_for_go,
@@ -53,7 +54,7 @@ from ocirt.sysctl import write_sysctls
 ENTER = (
     wait_for_go,
     join_namespaces,
-    make_cgroup_namespace,
+    make_other_namespaces,
     become_root,
     make_session,
     hide_from_container,
@@ -62,6 +63,7 @@ ENTER = (
 
 ROOTFS = (
     raise_loopback,
+    make_cgroup_namespace,
     *MOUNTS,
     tell_mounted,
     run_create_container_hooks,
@@ -121,8 +123,9 @@ EXEC = (*ENTER, open_console, *PROCESS, tell_ready, *FINISH)
 
 #: (earlier, later, why)
 ORDER = (
-    (wait_for_go, join_namespaces, "ids are mapped and the cgroup is joined before anything is made or entered"),
-    (join_namespaces, make_cgroup_namespace, "a new namespace must belong to the joined user namespace"),
+    (wait_for_go, join_namespaces, "ids are mapped before anything is made or entered"),
+    (make_cgroup_namespace, MOUNTS[-1], "a cgroup mount shows the namespace's root"),
+    (join_namespaces, make_other_namespaces, "a new namespace must belong to the joined user namespace"),
     (join_namespaces, become_root, "root means root of the container's user namespace"),
     (hide_from_container, open_console, "processes of the container could trace us (CVE-2016-9962)"),
     (tell_mounted, run_create_container_hooks, "runtime.md, Lifecycle: createRuntime runs before createContainer"),

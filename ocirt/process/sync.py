@@ -3,7 +3,8 @@
     runtime                 intermediate            init
        |---- mapped ------------>|                   |     (only with a new user namespace)
        |<--- init PID -----------|                   |     (only with an intermediate)
-       |---- go ------------------------------------>|     in its cgroup, mapped, limited
+       |---- go ------------------------------------>|     its ids are mapped
+       |---- joined -------------------------------->|     it is in its cgroup (only with a new cgroup namespace)
        |<--- mounted --------------------------------|     namespaces and mounts are there
        |---- enter --------------------------------->|     prestart, createRuntime have run
        |<--- limits ---------------------------------|     (only if init may not raise its rlimits)
@@ -37,6 +38,7 @@ MESSAGES = (
     "mapped",
     "init",
     "go",
+    "joined",
     "mounted",
     "enter",
     "limits",
