@@ -41,3 +41,10 @@ def load(record: dict[str, Any]) -> Cgroup:
     from ocirt.cgroups.base import Cgroup
 
     return Cgroup()
+
+
+def too_small(limit: int, peak: int) -> str:
+    """The hint when the OOM killer took the container's init before the program started."""
+    from ocirt.cgroups import base
+
+    return base.too_small(limit, peak)

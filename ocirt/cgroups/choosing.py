@@ -32,7 +32,8 @@ def choose(linux: dict[str, Any], id: str, *, manager: str, rootless: bool, anno
     if manager == "systemd":
         from ocirt.cgroups.systemd import choose as choose_systemd
 
-        return choose_systemd(mounted, wanted, id, rootless=rootless, annotations=annotations)
+        resources = linux.get("resources") or {}
+        return choose_systemd(mounted, wanted, id, resources=resources, rootless=rootless, annotations=annotations)
     parts = files.clean(wanted or id, FIELD)
     if not parts:
         raise InvalidConfig(f"{FIELD}: {wanted!r} is the root cgroup; a container needs one of its own")

@@ -98,6 +98,17 @@ class V1(Cgroup):
             except OSError as error:
                 raise files.failed(directory + "/cgroup.procs", str(pid), error, _join_hint(directory)) from error
 
+    def complete(self, pid: int) -> None:
+        """Make and join what systemd has left out: it manages only some controllers of v1."""
+        from ocirt.cgroups.making import make
+
+        with doing("join the hierarchies that systemd doesn't manage"):
+            for index, (controllers, mountpoint, path, _) in enumerate(self.cgroups):
+                self.cgroups[index] = (controllers, mountpoint, path, make(mountpoint, path))
+                if "cpuset" in controllers.split(","):
+                    inherit_cpuset(mountpoint, path)
+            self.join(pid)
+
     def apply(self, resources: dict[str, Any]) -> None:
         from ocirt.cgroups import resources_v1
 

@@ -1,0 +1,307 @@
+"""Cgroups made by systemd: one transient scope a container, with everything in it delegated.
+
+systemd makes the directory when the first process is given to it, so `prepare`
+makes nothing and `join` starts the unit. What systemd has no property for is
+written to the files of the cgroup, as without it.
+"""
+
+from __future__ import annotations
+
+from ocirt.cgroups import files
+from ocirt.cgroups.base import Cgroup
+from ocirt.errors import Error, InvalidConfig, WrongState, doing
+from ocirt.linux.sdbus import Bus, Failed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ocirt.cgroups.systemd_properties import Property
+    from ocirt.cgroups.v1 import V1
+    from ocirt.cgroups.v2 import V2
+
+FIELD = "linux.cgroupsPath"
+NAME = "org.freedesktop.systemd1"
+MANAGER = (NAME, "/org/freedesktop/systemd1", NAME + ".Manager")
+PROPERTIES = (NAME, "/org/freedesktop/systemd1", "org.freedesktop.DBus.Properties")
+JOB_REMOVED = (
+    f"type='signal',sender='{NAME}',path='/org/freedesktop/systemd1',interface='{NAME}.Manager',member='JobRemoved'"
+)
+
+
+def choose(
+    mounted: list[tuple[str, str]],
+    wanted: str,
+    id: str,
+    *,
+    resources: dict[str, Any],
+    rootless: bool,
+    annotations: dict[str, str],
+) -> Systemd:
+    """The scope that cgroupsPath (`slice:prefix:name`) stands for; raises InvalidConfig."""
+    from ocirt.cgroups import systemd_properties
+
+    slice, prefix, name = "", "ocirt", id
+    if wanted:
+        parts = wanted.split(":")
+        if len(parts) != 3 or "/" in wanted:
+            raise InvalidConfig(
+                f"{FIELD}: {wanted!r}: with --cgroup-manager=systemd the form is slice:prefix:name, "
+                "for example system.slice:ocirt:web"
+            )
+        slice, prefix, name = parts
+    slice = slice or ("user.slice" if rootless else "system.slice")
+    if not slice.endswith(".slice") or slice.startswith(".") or "--" in slice:
+        raise InvalidConfig(f"{FIELD}: {slice!r} is no name of a slice: it ends in .slice and has single dashes")
+    if not name:
+        raise InvalidConfig(f"{FIELD}: {wanted!r} has no name (slice:prefix:name)")
+    if name.endswith(".slice"):
+        raise InvalidConfig(f"{FIELD}: {name!r} is a slice; a container's processes are in a scope")
+    unit = escape(f"{prefix}-{name}" if prefix else name) + ".scope"
+    extra = systemd_properties.of_annotations(annotations)
+    return Systemd(unit, slice, user=rootless, mounted=mounted, resources=resources, extra=extra)
+
+
+def escape(name: str) -> str:
+    """A unit's name: what isn't allowed in one (`+` of an id, say) as `\\x2b`."""
+    return "".join(
+        c if (c.isascii() and c.isalnum()) or c in ":-_.\\@" else "".join(f"\\x{b:02x}" for b in c.encode())
+        for c in name
+    )
+
+
+def expand(slice: str) -> str:
+    """The path of a slice: `a-b.slice` is /a.slice/a-b.slice, `-.slice` is the root."""
+    stem = slice.removesuffix(".slice")
+    if stem == "-":
+        return ""
+    words = stem.split("-")
+    return "".join(f"/{'-'.join(words[: n + 1])}.slice" for n in range(len(words)))
+
+
+class Systemd(Cgroup):
+    """A transient scope; `inner` is its cgroup, in which everything but making and ending is done."""
+
+    __slots__ = ("extra", "inner", "mounted", "resources", "slice", "unit", "user")
+
+    def __init__(
+        self,
+        unit: str,
+        slice: str,
+        *,
+        user: bool,
+        mounted: list[tuple[str, str]],
+        resources: dict[str, Any],
+        extra: list[Property],
+    ) -> None:
+        self.unit = unit
+        self.slice = slice
+        self.user = user
+        self.mounted = mounted
+        self.resources = resources
+        self.extra = extra
+        self.inner: V1 | V2 | Cgroup = Cgroup()
+
+    @classmethod
+    def load(cls, record: dict[str, Any]) -> Systemd:
+        """From a record."""
+        from ocirt.cgroups import load
+
+        made = cls(record["unit"], "", user=record["user"], mounted=[], resources={}, extra=[])
+        made.inner = load(record["inner"])
+        return made
+
+    def record(self) -> dict[str, Any]:
+        return {"manager": "systemd", "unit": self.unit, "user": self.user, "inner": self.inner.record()}
+
+    # -- create
+
+    def prepare(self) -> int:
+        """Find out where systemd will put the scope, and whether its name is free."""
+        with doing("prepare the scope"), Bus(user=self.user) as bus:
+            root = _property(bus, "ControlGroup")
+            self._refuse_running(bus)
+        path = root.rstrip("/") + expand(self.slice) + "/" + self.unit
+        above = path.count("/")
+        if len(self.mounted) == 1 and self.mounted[0][0] == "":
+            from ocirt.cgroups.v2 import V2
+
+            # systemd removes its own: `kept` is one more than there are parts, so that we leave it alone
+            self.inner = V2(self.mounted[0][1], path, above)
+            return -1
+        from ocirt.cgroups.v1 import V1
+
+        self.inner = V1([(controllers, mountpoint, path, above) for controllers, mountpoint in self.mounted])
+        return -1
+
+    def _refuse_running(self, bus: Bus) -> None:
+        try:
+            path = bus.call(MANAGER, "GetUnit", "s", self.unit)
+        except Failed:
+            return
+        target = (NAME, bus.read(path, "o")[0], "org.freedesktop.DBus.Properties")
+        bus.free(path)
+        reply = bus.call(target, "Get", "ss", NAME + ".Unit", "ActiveState")
+        state = bus.read(reply, "vs")[0]
+        bus.free(reply)
+        if state == "failed":
+            bus.free(bus.call(MANAGER, "ResetFailedUnit", "s", self.unit))
+        elif state != "inactive":
+            raise WrongState(f"the unit {self.unit} is there already ({state})")
+
+    def join(self, pid: int) -> None:
+        from ocirt.cgroups import systemd_properties
+
+        unified = len(self.mounted) == 1 and self.mounted[0][0] == ""
+        with Bus(user=self.user) as bus:
+            version = _version(bus)
+            properties: list[Property] = [
+                ("Description", ("s", f"container {self.unit.removesuffix('.scope')}")),
+                ("Slice", ("s", self.slice)),
+                ("Delegate", ("b", True)),
+                ("DefaultDependencies", ("b", False)),
+                ("PIDs", ("au", [pid])),
+                *(
+                    (f"{name}Accounting", ("b", True))
+                    for name in ("CPU", "Memory", "Tasks", "IO" if unified else "BlockIO")
+                ),
+            ]
+            properties += systemd_properties.of_resources(self.resources, unified=unified, version=version)
+            if not unified:
+                from ocirt.cgroups import devices
+
+                properties += systemd_properties.of_devices(devices.rules(self.resources.get("devices")))
+            # the user's word comes last and replaces ours
+            chosen = dict(properties)
+            chosen.update(self.extra)
+            self._start(bus, list(chosen.items()))
+        from ocirt.cgroups.v1 import V1
+
+        if isinstance(self.inner, V1):
+            self.inner.complete(pid)
+
+    def _start(self, bus: Bus, properties: list[Property]) -> None:
+        bus.add_match(JOB_REMOVED)
+        with doing(f"start the unit {self.unit}"):
+            reply = bus.call(MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", self.unit, "fail", properties, [])
+            self._await(bus, reply)
+
+    def _await(self, bus: Bus, reply: int) -> None:
+        """Wait for the job that the reply names."""
+        job = bus.read(reply, "o")[0]
+        bus.free(reply)
+        for _, path, unit, result in bus.signals("JobRemoved", "uoss"):
+            if path == job:
+                if result != "done":
+                    raise Error(f"systemd's job for {unit} ended as {result!r} (journalctl -u {unit} may know why)")
+                return
+
+    def apply(self, resources: dict[str, Any]) -> None:
+        self.inner.apply(resources)
+
+    def update(self, resources: dict[str, Any], current: dict[str, Any]) -> None:
+        from ocirt.cgroups import systemd_properties
+        from ocirt.cgroups.v2 import V2
+
+        unified = isinstance(self.inner, V2)
+        merged = {**resources}
+        memory, before = resources.get("memory") or {}, current.get("memory") or {}
+        if memory.get("swap") and not memory.get("limit") and before.get("limit"):
+            merged["memory"] = {**memory, "limit": before["limit"]}
+        with Bus(user=self.user) as bus, doing(f"set properties of the unit {self.unit}"):
+            properties = systemd_properties.of_resources(merged, unified=unified, version=_version(bus))
+            if not unified and "devices" in resources:
+                from ocirt.cgroups import devices
+
+                properties += systemd_properties.of_devices(devices.rules(resources["devices"]))
+            if properties:
+                bus.free(bus.call(MANAGER, "SetUnitProperties", "sba(sv)", self.unit, True, properties))
+        self.inner.update(merged, current)
+
+    # -- delete
+
+    def remove(self) -> None:
+        with doing(f"stop the unit {self.unit}"), Bus(user=self.user) as bus:
+            bus.add_match(JOB_REMOVED)
+            try:
+                self._await(bus, bus.call(MANAGER, "StopUnit", "ss", self.unit, "replace"))
+            except Failed as error:
+                if error.name != NAME + ".NoSuchUnit":
+                    raise
+            try:
+                bus.free(bus.call(MANAGER, "ResetFailedUnit", "s", self.unit))
+            except Failed:
+                pass  # it wasn't failed: most aren't
+        self.inner.remove()
+
+    # -- everything else is the cgroup's
+
+    def mounts(self) -> list[tuple[str, str, str]]:
+        return self.inner.mounts()
+
+    def path(self, controller: str = "") -> str:
+        return self.inner.path(controller)
+
+    def chown(self, uid: int, gid: int = -1) -> None:
+        self.inner.chown(uid, gid)
+
+    def freeze(self) -> None:
+        self.inner.freeze()
+
+    def thaw(self) -> None:
+        self.inner.thaw()
+
+    def frozen(self) -> bool:
+        return self.inner.frozen()
+
+    def pids(self, recursive: bool = True) -> list[int]:
+        return self.inner.pids(recursive)
+
+    def kill(self) -> None:
+        self.inner.kill()
+
+    def signal(self, number: int) -> None:
+        self.inner.signal(number)
+
+    def stats(self) -> dict[str, Any]:
+        return self.inner.stats()
+
+    def oom_kills(self) -> int:
+        return self.inner.oom_kills()
+
+    def memory_peak(self) -> tuple[int, int]:
+        return self.inner.memory_peak()
+
+    def exec_descriptor(self, subs: list[str], init: int = 0) -> int:
+        return self.inner.exec_descriptor(subs, init)
+
+    def join_exec(self, pid: int, subs: list[str], init: int = 0) -> None:
+        """Where the caller's cgroup isn't delegated to it, only systemd may move the process."""
+        try:
+            self.inner.join_exec(pid, subs, init)
+        except Error as error:
+            if error.errno not in (files.EACCES, files.EPERM):
+                raise
+            from ocirt.cgroups.making import split_sub
+
+            below = split_sub(subs[0])[1] if subs else ""
+            with Bus(user=self.user) as bus:
+                bus.free(bus.call(MANAGER, "AttachProcessesToUnit", "ssau", self.unit, below, [pid]))
+
+
+def _property(bus: Bus, name: str) -> str:
+    """A string property of systemd's manager."""
+    reply = bus.call(PROPERTIES, "Get", "ss", MANAGER[2], name)
+    value: str = bus.read(reply, "vs")[0]
+    bus.free(reply)
+    return value
+
+
+def _version(bus: Bus) -> int:
+    """systemd's version: `252.39-1~deb12u1` is 252."""
+    digits = ""
+    for character in _property(bus, "Version").lstrip("v"):
+        if not character.isdigit():
+            break
+        digits += character
+    return int(digits or 0)
