@@ -36,7 +36,7 @@ def open_console(plan: Plan) -> None:
     rows, columns = plan.size
     if rows or columns:
         fcntl.ioctl(master, _TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
-    uid = (plan.process.get("user") or {}).get("uid", 0)
+    uid = plan.user.get("uid", 0)
     try:
         os.fchown(slave, uid, -1)
     except OSError as error:

@@ -46,7 +46,8 @@ def check_id(id: str) -> None:
     data = os.fsencode(id)
     if not data or id in (".", "..") or not _ID_CHARACTERS.issuperset(data) or len(data) > _ID_LIMIT:
         raise InvalidConfig(
-            f"invalid container ID format: {id[:80]!r} (letters, digits and _+.- are allowed, not . or .. alone, at most {_ID_LIMIT})"
+            f"invalid container ID format: {id[:80]!r}"
+            f" (letters, digits and _+.- are allowed, not . or .. alone, at most {_ID_LIMIT})"
         )
 
 
@@ -188,14 +189,20 @@ class Container:
             return
         # the record goes last: a crash in between leaves something that delete --force still finds
         for name in sorted(names, key=lambda name: name == STATE):
-            os.unlink(f"{self.directory}/{name}")
+            path = f"{self.directory}/{name}"
+            if os.path.isdir(path) and not os.path.islink(path):
+                for inner in os.listdir(path):
+                    os.unlink(f"{path}/{inner}")
+                os.rmdir(path)
+            else:
+                os.unlink(path)
         os.rmdir(self.directory)
         self.unlock()
 
     @property
     def pid(self) -> int:
         """The pid of init, also when it has ended; 0 if there never was one."""
-        return self.record.get("pid", 0)
+        return int(self.record.get("pid", 0))
 
     def set_init(self, pid: int) -> None:
         """Remember init, before anything is done with it."""
@@ -211,7 +218,7 @@ class Container:
         """creating, created, running, paused or stopped (runtime.md, State)."""
         if "status" in self.record:
             # only `creating` is written down: what comes after it, the kernel knows better
-            return self.record["status"]
+            return str(self.record["status"])
         if not self.alive():
             return STOPPED
         if self._frozen():

@@ -89,6 +89,10 @@ def _make(runtime: Runtime, container: Container, plan: Plan, cgroup: Cgroup, op
     # a failing createRuntime hook is followed by the poststop hooks: runtime.md, Lifecycle, steps 3 to 5 and 13
     undo.add("run the poststop hooks", lambda: _poststop(container))
     _open_descriptors(plan, options)
+    if "NOTIFY_SOCKET" in os.environ:
+        from ocirt import notify
+
+        notify.prepare(container, plan)
     plan.listener = container.listen()
     descriptor = cgroup.prepare()
     undo.add("remove the cgroup", cgroup.remove)
@@ -96,7 +100,7 @@ def _make(runtime: Runtime, container: Container, plan: Plan, cgroup: Cgroup, op
     container.record["freezer"] = _freezer(cgroup)
     plan.cgroups = cgroup.mounts()
     container.save()
-    getattr(rootfs, "prepare_trees", lambda plan: None)(plan)
+    rootfs.prepare_trees(plan)
     try:
         pid, channel = spawn(plan, descriptor)
     finally:
@@ -128,8 +132,9 @@ def _plan(id: str, bundle: Bundle, options: Options) -> Plan:
     plan.steps = steps.CREATE
     _pass_listen_fds(plan)
     if plan.process.get("terminal"):
-        size = plan.process.get("consoleSize") or {}
-        plan.size = (size.get("height", 0), size.get("width", 0))
+        size = plan.process.get("consoleSize")
+        if size:
+            plan.size = (size["height"], size["width"])
     return plan
 
 
@@ -284,7 +289,7 @@ def _cgroup_owner(plan: Plan) -> int | None:
             break
     else:
         return None
-    uid: int = (plan.process.get("user") or {}).get("uid", 0)
+    uid = plan.user.get("uid", 0)
     if not plan.userns:
         return uid
     for mapping in plan.linux.get("uidMappings") or ():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ocirt.container import Container
+    from ocirt.notify import Relay
 
 _TIOCGWINSZ = 0x5413
 _TIOCSWINSZ = 0x5414
@@ -68,8 +69,8 @@ def run(
         undo.add("delete the container", lambda: lifecycle.delete(runtime, id, force=True))
         terminal = _Terminal.receive(ours) if ours else None
         try:
-            lifecycle.start(runtime, id)
-            status = _attend(container, signals.signalfd(watched), terminal)
+            relay = lifecycle.start(runtime, id, relay=False)
+            status = _attend(container, signals.signalfd(watched), terminal, relay)
         finally:
             if terminal:
                 terminal.restore()
@@ -82,14 +83,19 @@ def run(
 _FAULTS = {_signal.SIGSEGV, _signal.SIGBUS, _signal.SIGILL, _signal.SIGFPE, _signal.SIGTRAP, _signal.SIGSYS}
 
 
-def _attend(container: Container, signal_fd: int, terminal: _Terminal | None) -> int:
+def _attend(container: Container, signal_fd: int, terminal: _Terminal | None, relay: Relay | None) -> int:
     """Forward signals and the terminal until init has ended; its exit status."""
     poll = select.poll()
     poll.register(signal_fd, select.POLLIN)
     if terminal:
         terminal.register(poll)
+    if relay:
+        poll.register(relay.socket.fileno(), select.POLLIN)
     while True:
         for fd, event in poll.poll():
+            if relay and fd == relay.socket.fileno():
+                relay.pass_on()
+                continue
             if fd != signal_fd:
                 assert terminal is not None
                 terminal.relay(poll, fd, event)

@@ -17,6 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ocirt.notify import Relay
+
 SIGKILL = _container.SIGKILL
 
 
@@ -84,11 +86,14 @@ def create(
     return make(runtime, id, bundle, options)
 
 
-def start(runtime: Runtime, id: str) -> None:
+def start(runtime: Runtime, id: str, *, relay: bool = True) -> Relay | None:
     """Run the program of a created container (runtime.md, Start).
 
-    Returns once the program has been executed and the poststart hooks have run.
+    Returns once the program has been executed and the poststart hooks have run;
+    with NOTIFY_SOCKET in the environment, once the program says that it is ready.
     WrongState if the container isn't `created`.
+
+    relay  False: the caller passes the readiness messages on, with what is returned
     """
     container = Container.load(runtime.root, id, lock=True)
     status = container.status()
@@ -100,9 +105,17 @@ def start(runtime: Runtime, id: str) -> None:
         raise WrongState(f"cannot start an already running container: {id} is {status}")
     from ocirt.process.start import start_init
 
+    notifications = None
+    if "NOTIFY_SOCKET" in os.environ:
+        from ocirt.notify import Relay
+
+        notifications = Relay.open(container)
     with doing(f"start container {id}"):
-        start_init(runtime, container)
+        start_init(container)
     container.unlock()
+    if notifications and relay:
+        notifications.wait()
+    return notifications
 
 
 def state(runtime: Runtime, id: str) -> dict[str, Any]:

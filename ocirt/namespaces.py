@@ -51,7 +51,7 @@ def open_joined(paths: dict[str, str], linux: Linux) -> dict[str, int]:
     changes nothing, and the kernel refuses it for the user namespace.
     """
     fds: dict[str, int] = {}
-    order = [n.get("type", "") for n in linux.get("namespaces") or ()]
+    order: list[str] = [n["type"] for n in linux.get("namespaces") or ()]
     for kind in sorted(paths, key=lambda kind: kind != "user"):
         path = paths[kind]
         where = f"linux.namespaces[{order.index(kind)}].path"

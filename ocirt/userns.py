@@ -11,7 +11,7 @@ from ocirt.errors import Error, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ocirt.spec import Linux
+    from ocirt.spec import IDMapping, Linux
 
 
 def write_mappings(pid: int, linux: Linux) -> None:
@@ -37,8 +37,8 @@ def write_mappings(pid: int, linux: Linux) -> None:
         _run_helper("newgidmap", pid, gids)
 
 
-def _lines(mappings: list[dict[str, int]] | list[object]) -> list[str]:
-    return [f"{m['containerID']} {m['hostID']} {m['size']}" for m in mappings]  # type: ignore[index]
+def _lines(mappings: list[IDMapping]) -> list[str]:
+    return [f"{m['containerID']} {m['hostID']} {m['size']}" for m in mappings]
 
 
 def _maps_only_self(lines: list[str], id: int) -> bool:

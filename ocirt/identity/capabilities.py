@@ -8,6 +8,9 @@ from ocirt.linux import prctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from ocirt.process.plan import Plan
 
 #: linux/capability.h, in the order of their numbers.
@@ -79,7 +82,7 @@ class Sets:
         self.ambient = ambient
 
 
-def grantable(config: dict[str, list[str]] | None) -> Sets:
+def grantable(config: Mapping[str, Any] | None) -> Sets:
     """The sets of process.capabilities, less what can't be granted here.
 
     config.md: a value that isn't known or can't be granted MUST be logged as a

@@ -47,7 +47,7 @@ def _may_setgroups() -> bool:
 def set_umask(plan: Plan) -> None:
     """set the umask"""
     if plan.process:
-        umask = (plan.process.get("user") or {}).get("umask")
+        umask = plan.user.get("umask")
         os.umask(DEFAULT_UMASK if umask is None else umask)
 
 
@@ -60,7 +60,7 @@ def own_stdio(plan: Plan) -> None:
     """
     if not plan.process:
         return
-    uid = (plan.process.get("user") or {}).get("uid", 0)
+    uid = plan.user.get("uid", 0)
     for fd in (0, 1, 2):
         try:
             status = os.fstat(fd)
@@ -80,7 +80,7 @@ def set_home(plan: Plan) -> None:
     """find the home directory in the container's /etc/passwd"""
     if not plan.process or any(e.startswith("HOME=") and len(e) > 5 for e in plan.env):
         return
-    uid = (plan.process.get("user") or {}).get("uid", 0)
+    uid = plan.user.get("uid", 0)
     plan.env[:] = [e for e in plan.env if not e.startswith("HOME=")]
     plan.env.append("HOME=" + (_home_of(uid) or "/"))
 
@@ -108,9 +108,8 @@ def set_user(plan: Plan) -> None:
     """become the container's user"""
     if not plan.process:
         return
-    user = plan.process.get("user") or {}
-    uid, gid = user.get("uid", 0), user.get("gid", 0)
-    groups = list(user.get("additionalGids") or [])
+    uid, gid = plan.user.get("uid", 0), plan.user.get("gid", 0)
+    groups = list(plan.user.get("additionalGids") or [])
     if _may_setgroups_now(plan):
         try:
             os.setgroups(groups)

@@ -61,7 +61,7 @@ class _GilFunction(_ctypes.CFuncPtr):
     _restype_ = c_long
 
 
-_HANDLE = _ctypes.dlopen(None, 0)
+_HANDLE = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
 _syscall = _Function(_ctypes.dlsym(_HANDLE, "syscall"))
 _syscall_gil = _GilFunction(_ctypes.dlsym(_HANDLE, "syscall"))
 _functions: dict[str, _IntFunction] = {}

@@ -16,7 +16,7 @@ def set_hostname(plan: Plan) -> None:
     """set the host name"""
     name = plan.config.get("hostname")
     if name:
-        _socket.sethostname(os.fsencode(name))
+        _socket.sethostname(name)
 
 
 def set_domainname(plan: Plan) -> None:

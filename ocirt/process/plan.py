@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ocirt.identity.capabilities import Sets
     from ocirt.identity.seccomp import Filter
     from ocirt.process.sync import Channel
-    from ocirt.spec import Config, Linux, Process
+    from ocirt.spec import Config, Linux, Process, User
 
     Step = Callable[["Plan"], object]
 
@@ -24,7 +24,7 @@ class Plan:
 
     Filled by the parent
         id, bundle (absolute), rootfs (absolute path of the root filesystem)
-        config, linux, process   the parsed config.json and its two big parts ({} if absent)
+        config, linux, process, user   the parsed config.json and its parts ({} if absent)
         new, joined     namespace types (spec names) made by clone / unshare, and {type: fd} entered by setns
         entered         those of both that init is in from its start
         userns          init lives in a user namespace that is not the runtime's
@@ -90,6 +90,7 @@ class Plan:
         "steps",
         "trampoline",
         "trees",
+        "user",
         "userns",
         "uses_trampoline",
     )
@@ -101,6 +102,7 @@ class Plan:
         self.config: Config = config
         self.linux: Linux = config.get("linux") or {}
         self.process: Process = config.get("process") or {}
+        self.user: User = self.process.get("user") or {}  # type: ignore[assignment]
         self.env: list[str] = list(self.process.get("env") or [])
         self.new: frozenset[str] = frozenset()
         self.joined: dict[str, int] = {}

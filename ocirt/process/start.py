@@ -9,12 +9,8 @@ from ocirt.container import SOCKET, Container, end_process
 from ocirt.errors import Error
 from ocirt.process.sync import Channel, Gone
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
-
-def start_init(runtime: Any, container: Container) -> None:
+def start_init(container: Container) -> None:
     """Let init execute the program; returns when it has, and the poststart hooks too.
 
     Raises Error with what init said. After a failing startContainer or poststart

@@ -12,6 +12,7 @@ from ocirt.process.sync import Channel
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ocirt.process.plan import Plan
+    from ocirt.spec import Hook
 
 
 def tell_mounted(plan: Plan) -> None:
@@ -31,7 +32,7 @@ def run_start_container_hooks(plan: Plan) -> None:
 
 
 def _run(plan: Plan, kind: str, status: str, cwd: str | None) -> None:
-    wanted = (plan.config.get("hooks") or {}).get(kind)
+    wanted: list[Hook] | None = (plan.config.get("hooks") or {}).get(kind)  # type: ignore[assignment]
     if wanted:
         # runtime.md, State: hooks inside see the pid as the container sees it
         hooks.run(kind, wanted, plan.state(status, os.getpid()), cwd)
@@ -57,7 +58,7 @@ def wait_for_start(plan: Plan) -> None:
     listener = plan.listener
     assert listener is not None
     while True:
-        fd, _ = listener._accept()
+        fd, _ = listener._accept()  # type: ignore[attr-defined]
         channel = Channel(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fd))
         if channel.receive("start", "")[0]:
             break
