@@ -7,12 +7,15 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from ocirt.cgroups.base import Cgroup
 
 
-def choose(linux: dict[str, Any], id: str, *, manager: str, rootless: bool, annotations: dict[str, str]) -> Cgroup:
+def choose(
+    linux: Mapping[str, Any], id: str, *, manager: str, rootless: bool, annotations: Mapping[str, str]
+) -> Cgroup:
     """Decide where the container's cgroup is and who makes it. Changes nothing on the host.
 
     manager is `cgroupfs`, `systemd` or `disabled`. Raises InvalidConfig for a cgroupsPath

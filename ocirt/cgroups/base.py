@@ -6,6 +6,7 @@ from ocirt.errors import Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 
@@ -32,7 +33,7 @@ class Cgroup:
     def join(self, pid: int) -> None:
         """Put the process in, in every hierarchy in which it isn't yet."""
 
-    def apply(self, resources: dict[str, Any]) -> None:
+    def apply(self, resources: Mapping[str, Any]) -> None:
         """Write every limit of linux.resources, the device rules too (config-linux.md, Control groups)."""
         wanted = sorted(key for key, value in resources.items() if value and key != "devices")
         if wanted:
@@ -40,7 +41,7 @@ class Cgroup:
 
             log.warning(f"cgroups are disabled: linux.resources is not applied ({', '.join(wanted)})")
 
-    def update(self, resources: dict[str, Any], current: dict[str, Any]) -> None:
+    def update(self, resources: Mapping[str, Any], current: Mapping[str, Any]) -> None:
         """Write the limits that `resources` has; `current` is what was applied before."""
         del resources, current
         raise Unsupported("cgroups are disabled: nothing to update")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
-from ocirt.cgroups import files, host
+from ocirt.cgroups import conversions, files, host
 from ocirt.errors import InvalidConfig, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from ocirt.cgroups.base import Cgroup
@@ -17,7 +18,9 @@ FIELD = "linux.cgroupsPath"
 MANAGERS = ("cgroupfs", "systemd", "disabled")
 
 
-def choose(linux: dict[str, Any], id: str, *, manager: str, rootless: bool, annotations: dict[str, str]) -> Cgroup:
+def choose(
+    linux: Mapping[str, Any], id: str, *, manager: str, rootless: bool, annotations: Mapping[str, str]
+) -> Cgroup:
     """See ocirt.cgroups.choose."""
     if manager == "disabled":
         from ocirt.cgroups.base import Cgroup
@@ -32,7 +35,7 @@ def choose(linux: dict[str, Any], id: str, *, manager: str, rootless: bool, anno
     if manager == "systemd":
         from ocirt.cgroups.systemd import choose as choose_systemd
 
-        resources = linux.get("resources") or {}
+        resources = conversions.section(linux, "resources")
         return choose_systemd(mounted, wanted, id, resources=resources, rootless=rootless, annotations=annotations)
     parts = files.clean(wanted or id, FIELD)
     if not parts:

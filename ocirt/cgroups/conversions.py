@@ -9,9 +9,18 @@ from ocirt.errors import InvalidConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
-UNLIMITED = -1
+#: What a section that config.json doesn't have is.
+NOTHING: Mapping[str, Any] = {}
+
+
+def section(resources: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A section of linux.resources, empty if it isn't there."""
+    return resources.get(key) or NOTHING
+
+
 PERIOD = 100_000  # µs, the kernel's default of cpu.max
 
 
@@ -85,7 +94,7 @@ def cpu_max(quota: int | None, period: int | None, current: str = "") -> str:
     return f"{text} {period or current.partition(' ')[2] or PERIOD}"
 
 
-def rdma(device: str, entry: dict[str, Any]) -> str:
+def rdma(device: str, entry: Mapping[str, Any]) -> str:
     """A line of rdma.max."""
     values = [device]
     for key, name in (("hcaHandles", "hca_handle"), ("hcaObjects", "hca_object")):

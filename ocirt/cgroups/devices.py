@@ -10,6 +10,7 @@ from ocirt.errors import InvalidConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
 MKNOD, READ, WRITE = 1, 2, 4
@@ -35,7 +36,7 @@ DEFAULT: tuple[Rule, ...] = (
 )
 
 
-def rules(entries: list[dict[str, Any]] | None) -> list[Rule]:
+def rules(entries: Sequence[Mapping[str, Any]] | None) -> list[Rule]:
     """config.json's list, then DEFAULT. What no rule mentions is denied. Raises InvalidConfig."""
     found: list[Rule] = []
     for index, entry in enumerate(entries or ()):

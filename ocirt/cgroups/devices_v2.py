@@ -10,6 +10,7 @@ from ocirt.linux import bpf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
 NAME = "ocirt_devices"
@@ -74,7 +75,7 @@ def _block(allow: bool, kind: str, major: int | None, minor: int | None, access:
     return block + decide
 
 
-def apply(directory: str, entries: list[dict[str, Any]] | None) -> None:
+def apply(directory: str, entries: Sequence[Mapping[str, Any]] | None) -> None:
     """Load the rules' program and put it in the place of the one from before, if any, without a gap.
 
     In a user namespace that may not load programs nothing is done: there the kernel

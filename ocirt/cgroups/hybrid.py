@@ -7,6 +7,7 @@ from ocirt.errors import InvalidConfig, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from ocirt.cgroups.v1 import V1
@@ -24,7 +25,7 @@ def enable(cgroup: V1, controller: str, field: str) -> str:
     raise Unsupported(f"{field}: no cgroup hierarchy has the {controller} controller")
 
 
-def huge_pages(cgroup: V1, limits: list[dict[str, Any]], field: str) -> None:
+def huge_pages(cgroup: V1, limits: Sequence[Mapping[str, Any]], field: str) -> None:
     """hugetlb.SIZE.max and .rsvd.max."""
     directory = enable(cgroup, "hugetlb", field)
     from ocirt.cgroups import resources_v2
@@ -32,7 +33,7 @@ def huge_pages(cgroup: V1, limits: list[dict[str, Any]], field: str) -> None:
     resources_v2.huge_pages(directory, limits)
 
 
-def unified(cgroup: V1, values: dict[str, str]) -> None:
+def unified(cgroup: V1, values: Mapping[str, str]) -> None:
     """linux.resources.unified is for cgroup v2: an error where its controllers are on v1 hierarchies."""
     for key, value in values.items():
         field = f"linux.resources.unified[{key!r}]"

@@ -9,6 +9,7 @@ from ocirt.errors import Error, InvalidConfig, Unsupported, doing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from ocirt.cgroups.v1 import V1
@@ -28,7 +29,7 @@ PLAIN = (
 ZERO_COUNTS = ("swappiness",)
 
 
-def apply(cgroup: V1, resources: dict[str, Any], current: dict[str, Any] | None = None) -> None:
+def apply(cgroup: V1, resources: Mapping[str, Any], current: Mapping[str, Any] | None = None) -> None:
     """Write the limits. `current` is what was applied before: then this is an update.
 
     Memory comes last: what starts the container is charged against its limit only from then on.
@@ -72,7 +73,7 @@ class Directory:
                 raise files.failed(self.file(name), str(value), error, hint) from error
 
 
-def _cpu(cgroup: V1, cpu: dict[str, Any]) -> None:
+def _cpu(cgroup: V1, cpu: Mapping[str, Any]) -> None:
     _plain(cgroup, "cpu", cpu)
     if not any(cpu.get(key) for key in _CPU_KEYS) and cpu.get("idle") is None:
         return
@@ -127,7 +128,7 @@ def _mutually_dependent(where: Directory, values: list[tuple[str, int | None, st
         pending = refused
 
 
-def _memory(cgroup: V1, memory: dict[str, Any]) -> None:
+def _memory(cgroup: V1, memory: Mapping[str, Any]) -> None:
     _plain(cgroup, "memory", memory)
     if memory.get("kernel"):
         from ocirt import log
@@ -167,14 +168,14 @@ def _put_memory(where: Directory, name: str, value: int, key: str) -> None:
         ) from error
 
 
-def _pids(cgroup: V1, pids: dict[str, Any]) -> None:
+def _pids(cgroup: V1, pids: Mapping[str, Any]) -> None:
     limit = pids.get("limit")
     if limit is not None:
         where = Directory(cgroup, "pids", "linux.resources.pids.limit")
         where.put("pids.max", conversions.pids(limit), "linux.resources.pids.limit")
 
 
-def _block(cgroup: V1, block: dict[str, Any]) -> None:
+def _block(cgroup: V1, block: Mapping[str, Any]) -> None:
     field = "linux.resources.blockIO"
     where = Directory(cgroup, "blkio", field)
     bfq = "bfq." if where.has("blkio.bfq.weight") else ""
@@ -195,7 +196,7 @@ def _block(cgroup: V1, block: dict[str, Any]) -> None:
             where.put(name, line, f"{field}.{key}[{index}]", "is there such a block device?")
 
 
-def _huge_pages(cgroup: V1, limits: list[dict[str, Any]]) -> None:
+def _huge_pages(cgroup: V1, limits: Sequence[Mapping[str, Any]]) -> None:
     field = "linux.resources.hugepageLimits"
     if not cgroup.path("hugetlb"):
         from ocirt.cgroups import hybrid
@@ -211,7 +212,7 @@ def _huge_pages(cgroup: V1, limits: list[dict[str, Any]]) -> None:
             where.put(f"{name}.rsvd.limit_in_bytes", entry["limit"], at)
 
 
-def _network(cgroup: V1, network: dict[str, Any]) -> None:
+def _network(cgroup: V1, network: Mapping[str, Any]) -> None:
     _plain(cgroup, "network", network)
     field = "linux.resources.network.priorities"
     for index, entry in enumerate(network.get("priorities") or ()):
@@ -220,19 +221,19 @@ def _network(cgroup: V1, network: dict[str, Any]) -> None:
         where.put("net_prio.ifpriomap", line, f"{field}[{index}]", "is there such an interface?")
 
 
-def _rdma(cgroup: V1, rdma: dict[str, Any]) -> None:
+def _rdma(cgroup: V1, rdma: Mapping[str, Any]) -> None:
     for device, entry in rdma.items():
         field = f"linux.resources.rdma.{device}"
         Directory(cgroup, "rdma", field).put("rdma.max", conversions.rdma(device, entry), field)
 
 
-def _unified(cgroup: V1, unified: dict[str, str]) -> None:
+def _unified(cgroup: V1, unified: Mapping[str, str]) -> None:
     from ocirt.cgroups import hybrid
 
     hybrid.unified(cgroup, unified)
 
 
-def _plain(cgroup: V1, section: str, part: dict[str, Any]) -> None:
+def _plain(cgroup: V1, section: str, part: Mapping[str, Any]) -> None:
     for of, key, controller, name in PLAIN:
         value = part.get(key) if of == section else None
         if value is None or (not value and key not in ZERO_COUNTS):
@@ -245,7 +246,7 @@ def _plain(cgroup: V1, section: str, part: dict[str, Any]) -> None:
         Directory(cgroup, controller, field).put(name, value, field)
 
 
-def _devices(cgroup: V1, resources: dict[str, Any], current: dict[str, Any] | None) -> None:
+def _devices(cgroup: V1, resources: Mapping[str, Any], current: Mapping[str, Any] | None) -> None:
     from ocirt.cgroups import devices
 
     new = devices.List.of(devices.rules(resources.get("devices")))

@@ -9,10 +9,11 @@ from ocirt.errors import Error, InvalidConfig, Unsupported, doing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
 #: Fields that cgroup v2 has nothing for, and the values that ask for nothing.
-NOT_CONVERTIBLE = (
+NOT_CONVERTIBLE: tuple[tuple[str, str, tuple[object, ...]], ...] = (
     ("cpu", "realtimeRuntime", (0,)),
     ("cpu", "realtimePeriod", (0,)),
     ("memory", "kernel", (0, -1)),
@@ -26,7 +27,7 @@ NOT_CONVERTIBLE = (
 )
 
 
-def apply(directory: str, resources: dict[str, Any], current: dict[str, Any] | None = None) -> None:
+def apply(directory: str, resources: Mapping[str, Any], current: Mapping[str, Any] | None = None) -> None:
     """Write the limits. `current` is what was applied before: then this is an update.
 
     Raises InvalidConfig for a v1 field without an equivalent (config-linux.md, Unified), before anything is written.
@@ -37,22 +38,22 @@ def apply(directory: str, resources: dict[str, Any], current: dict[str, Any] | N
 
         devices_v2.apply(directory, resources.get("devices"))
     for section, function in _SECTIONS:
-        part = resources.get(section)
+        part: Any = resources.get(section)
         if part:
             if section == "memory" and current and part.get("swap") and not part.get("limit"):
                 # the kernel's file is the difference of the two
-                part = {**part, "limit": (current.get("memory") or {}).get("limit") or 0}
+                part = {**part, "limit": conversions.section(current, "memory").get("limit") or 0}
             function(directory, part)
 
 
-def _refuse(resources: dict[str, Any]) -> None:
+def _refuse(resources: Mapping[str, Any]) -> None:
     for section, key, nothing in NOT_CONVERTIBLE:
-        value = (resources.get(section) or {}).get(key)
+        value = conversions.section(resources, section).get(key)
         if value is not None and value not in nothing:
             raise InvalidConfig(
                 f"linux.resources.{section}.{key}: {value} can't be done with cgroup v2, which has no equivalent"
             )
-    for index, entry in enumerate((resources.get("blockIO") or {}).get("weightDevice") or ()):
+    for index, entry in enumerate(conversions.section(resources, "blockIO").get("weightDevice") or ()):
         if entry.get("leafWeight"):
             field = f"linux.resources.blockIO.weightDevice[{index}].leafWeight"
             raise InvalidConfig(f"{field}: {entry['leafWeight']} can't be done with cgroup v2, which has no equivalent")
@@ -85,7 +86,7 @@ def missing(directory: str, name: str, field: str, hint: str = "") -> Unsupporte
     )
 
 
-def _cpu(directory: str, cpu: dict[str, Any]) -> None:
+def _cpu(directory: str, cpu: Mapping[str, Any]) -> None:
     at = "linux.resources.cpu"
     for key in ("cpus", "mems"):
         if cpu.get(key):
@@ -98,7 +99,7 @@ def _cpu(directory: str, cpu: dict[str, Any]) -> None:
     _cpu_max(directory, cpu, at)
 
 
-def _cpu_max(directory: str, cpu: dict[str, Any], at: str) -> None:
+def _cpu_max(directory: str, cpu: Mapping[str, Any], at: str) -> None:
     quota, period, burst = cpu.get("quota"), cpu.get("period"), cpu.get("burst")
     burst_refused = False
     if burst is not None:
@@ -118,7 +119,7 @@ def _cpu_max(directory: str, cpu: dict[str, Any], at: str) -> None:
         put(directory, "cpu.max.burst", burst, f"{at}.burst")
 
 
-def _memory(directory: str, memory: dict[str, Any]) -> None:
+def _memory(directory: str, memory: Mapping[str, Any]) -> None:
     at = "linux.resources.memory"
     limit, swap = memory.get("limit") or 0, memory.get("swap") or 0
     swap_max = conversions.swap_max(limit, swap)
@@ -141,12 +142,12 @@ def _memory(directory: str, memory: dict[str, Any]) -> None:
         put(directory, "memory.low", conversions.limit(reservation), f"{at}.reservation")
 
 
-def _pids(directory: str, pids: dict[str, Any]) -> None:
+def _pids(directory: str, pids: Mapping[str, Any]) -> None:
     if pids.get("limit") is not None:
         put(directory, "pids.max", conversions.pids(pids["limit"]), "linux.resources.pids.limit")
 
 
-def _block(directory: str, block: dict[str, Any]) -> None:
+def _block(directory: str, block: Mapping[str, Any]) -> None:
     at = "linux.resources.blockIO"
     weights = [("", block.get("weight"), f"{at}.weight")]
     for index, entry in enumerate(block.get("weightDevice") or ()):
@@ -164,7 +165,7 @@ def _block(directory: str, block: dict[str, Any]) -> None:
             put(directory, "io.max", line, f"{at}.{key}[{index}]", "is there such a block device?")
 
 
-def huge_pages(directory: str, limits: list[dict[str, Any]]) -> None:
+def huge_pages(directory: str, limits: Sequence[Mapping[str, Any]]) -> None:
     """hugetlb.SIZE.max, and .rsvd.max where the kernel accounts reservations."""
     for index, entry in enumerate(limits):
         at = f"linux.resources.hugepageLimits[{index}]"
@@ -174,12 +175,12 @@ def huge_pages(directory: str, limits: list[dict[str, Any]]) -> None:
             put(directory, f"{name}.rsvd.max", entry["limit"], at)
 
 
-def _rdma(directory: str, rdma: dict[str, Any]) -> None:
+def _rdma(directory: str, rdma: Mapping[str, Any]) -> None:
     for device, entry in rdma.items():
         put(directory, "rdma.max", conversions.rdma(device, entry), f"linux.resources.rdma.{device}")
 
 
-def unified(directory: str, values: dict[str, str]) -> None:
+def unified(directory: str, values: Mapping[str, str]) -> None:
     """Write what config.json says, known to us or not (config-linux.md, Unified)."""
     for key, value in values.items():
         field = f"linux.resources.unified[{key!r}]"

@@ -7,13 +7,14 @@ written to the files of the cgroup, as without it.
 
 from __future__ import annotations
 
-from ocirt.cgroups import files
+from ocirt.cgroups import conversions, files
 from ocirt.cgroups.base import Cgroup
 from ocirt.errors import Error, InvalidConfig, WrongState, doing
 from ocirt.linux.sdbus import Bus, Failed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from ocirt.cgroups.systemd_properties import Property
@@ -34,9 +35,9 @@ def choose(
     wanted: str,
     id: str,
     *,
-    resources: dict[str, Any],
+    resources: Mapping[str, Any],
     rootless: bool,
-    annotations: dict[str, str],
+    annotations: Mapping[str, str],
 ) -> Systemd:
     """The scope that cgroupsPath (`slice:prefix:name`) stands for; raises InvalidConfig."""
     from ocirt.cgroups import systemd_properties
@@ -91,7 +92,7 @@ class Systemd(Cgroup):
         *,
         user: bool,
         mounted: list[tuple[str, str]],
-        resources: dict[str, Any],
+        resources: Mapping[str, Any],
         extra: list[Property],
     ) -> None:
         self.unit = unit
@@ -196,16 +197,16 @@ class Systemd(Cgroup):
                     raise Error(f"systemd's job for {unit} ended as {result!r} (journalctl -u {unit} may know why)")
                 return
 
-    def apply(self, resources: dict[str, Any]) -> None:
+    def apply(self, resources: Mapping[str, Any]) -> None:
         self.inner.apply(resources)
 
-    def update(self, resources: dict[str, Any], current: dict[str, Any]) -> None:
+    def update(self, resources: Mapping[str, Any], current: Mapping[str, Any]) -> None:
         from ocirt.cgroups import systemd_properties
         from ocirt.cgroups.v2 import V2
 
         unified = isinstance(self.inner, V2)
         merged = {**resources}
-        memory, before = resources.get("memory") or {}, current.get("memory") or {}
+        memory, before = conversions.section(resources, "memory"), conversions.section(current, "memory")
         if memory.get("swap") and not memory.get("limit") and before.get("limit"):
             merged["memory"] = {**memory, "limit": before["limit"]}
         with Bus(user=self.user) as bus, doing(f"set properties of the unit {self.unit}"):

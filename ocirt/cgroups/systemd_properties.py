@@ -11,6 +11,7 @@ from ocirt.errors import InvalidConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from ocirt.cgroups import devices
@@ -25,9 +26,9 @@ def _limit(value: int) -> int:
     return INFINITY if value < 0 else value
 
 
-def of_resources(resources: dict[str, Any], *, unified: bool, version: int) -> list[Property]:
+def of_resources(resources: Mapping[str, Any], *, unified: bool, version: int) -> list[Property]:
     """The properties for the limits that are set; `version` is systemd's."""
-    memory, cpu = resources.get("memory") or {}, resources.get("cpu") or {}
+    memory, cpu = conversions.section(resources, "memory"), conversions.section(resources, "cpu")
     found: list[Property] = []
     found.extend(_memory_v2(memory) if unified else _memory_v1(memory))
     found.extend(_cpu(cpu, unified=unified, version=version))
@@ -35,25 +36,25 @@ def of_resources(resources: dict[str, Any], *, unified: bool, version: int) -> l
         for key, name in (("cpus", "AllowedCPUs"), ("mems", "AllowedMemoryNodes")):
             if cpu.get(key):
                 found.append((name, ("ay", bits(cpu[key], f"linux.resources.cpu.{key}"))))
-    pids = (resources.get("pids") or {}).get("limit")
+    pids = conversions.section(resources, "pids").get("limit")
     if pids is not None:
         found.append(("TasksMax", ("t", INFINITY if pids < 0 else max(pids, 1))))
-    weight = (resources.get("blockIO") or {}).get("weight")
+    weight = conversions.section(resources, "blockIO").get("weight")
     if weight:
         found.append(
             ("IOWeight", ("t", conversions.io_weight(weight))) if unified else ("BlockIOWeight", ("t", weight))
         )
     if unified:
-        found.extend(_unified(resources.get("unified") or {}, version))
+        found.extend(_unified(conversions.section(resources, "unified"), version))
     return found
 
 
-def _memory_v1(memory: dict[str, Any]) -> list[Property]:
+def _memory_v1(memory: Mapping[str, Any]) -> list[Property]:
     limit = memory.get("limit")
     return [("MemoryLimit", ("t", _limit(limit)))] if limit else []
 
 
-def _memory_v2(memory: dict[str, Any]) -> list[Property]:
+def _memory_v2(memory: Mapping[str, Any]) -> list[Property]:
     found: list[Property] = []
     limit, swap = memory.get("limit") or 0, memory.get("swap") or 0
     if limit:
@@ -66,7 +67,7 @@ def _memory_v2(memory: dict[str, Any]) -> list[Property]:
     return found
 
 
-def _cpu(cpu: dict[str, Any], *, unified: bool, version: int) -> list[Property]:
+def _cpu(cpu: Mapping[str, Any], *, unified: bool, version: int) -> list[Property]:
     found: list[Property] = []
     shares, idle = cpu.get("shares") or 0, cpu.get("idle")
     if unified:
@@ -117,7 +118,7 @@ _UNIFIED = {
 }
 
 
-def _unified(values: dict[str, str], version: int) -> list[Property]:
+def _unified(values: Mapping[str, str], version: int) -> list[Property]:
     found: list[Property] = []
     for key, value in values.items():
         name, text = _UNIFIED.get(key), value.strip()
@@ -164,7 +165,7 @@ def _groups(name: str, major: int) -> list[str]:
     return []
 
 
-def of_annotations(annotations: dict[str, str]) -> list[Property]:
+def of_annotations(annotations: Mapping[str, str]) -> list[Property]:
     """Annotations `org.systemd.property.NAME`, their value in GVariant text; raises InvalidConfig.
 
     A name in …Sec, as in unit files, is the D-Bus property …USec, in microseconds.

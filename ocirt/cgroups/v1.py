@@ -14,6 +14,7 @@ from ocirt.errors import Error, Unsupported, WrongState, doing, from_oserror
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 SIGKILL = 9
@@ -109,12 +110,12 @@ class V1(Cgroup):
                     inherit_cpuset(mountpoint, path)
             self.join(pid)
 
-    def apply(self, resources: dict[str, Any]) -> None:
+    def apply(self, resources: Mapping[str, Any]) -> None:
         from ocirt.cgroups import resources_v1
 
         resources_v1.apply(self, resources)
 
-    def update(self, resources: dict[str, Any], current: dict[str, Any]) -> None:
+    def update(self, resources: Mapping[str, Any], current: Mapping[str, Any]) -> None:
         from ocirt.cgroups import resources_v1
 
         resources_v1.apply(self, resources, current)

@@ -10,6 +10,7 @@ from ocirt.errors import Error, InvalidConfig, Unsupported, WrongState, doing, f
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 SIGKILL = 9
@@ -90,13 +91,13 @@ class V2(Cgroup):
         if at != self.relative:
             _write_procs(self.directory, pid)
 
-    def apply(self, resources: dict[str, Any]) -> None:
+    def apply(self, resources: Mapping[str, Any]) -> None:
         self._apply(resources, None)
 
-    def update(self, resources: dict[str, Any], current: dict[str, Any]) -> None:
+    def update(self, resources: Mapping[str, Any], current: Mapping[str, Any]) -> None:
         self._apply(resources, current)
 
-    def _apply(self, resources: dict[str, Any], current: dict[str, Any] | None) -> None:
+    def _apply(self, resources: Mapping[str, Any], current: Mapping[str, Any] | None) -> None:
         from ocirt.cgroups import resources_v2
 
         if self.denied:

@@ -235,8 +235,9 @@ def _address(buffer: libc.Buffer) -> int:
 
 
 def _string(buffer: libc.Buffer, offset: int) -> str:
-    value: bytes | None = _Pointer.from_buffer(buffer.data, offset).value
-    return (value or b"").decode("utf-8", "replace")
+    pointer: Any = _Pointer.from_buffer(buffer.data, offset)
+    value: bytes = pointer.value or b""
+    return value.decode("utf-8", "replace")
 
 
 def split(signature: str) -> list[str]:
