@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from ocirt.errors import InvalidConfig
 from ocirt.validation import generated, semantic
-from ocirt.validation.problem import ERROR, WARNING, Problem
 from ocirt.validation.strings import clean
 
 TYPE_CHECKING = False
@@ -17,25 +16,23 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ocirt.spec import Config, Process, Resources
+    from ocirt.validation.problem import Problem
 
-__all__ = ["ERROR", "WARNING", "Problem", "check", "check_process", "check_resources", "problems"]
+__all__ = ["check", "check_process", "check_resources", "problems"]
 
 
 def check(config: Config, raw: bytes | None = None) -> None:
     """Raise InvalidConfig with every error of the configuration; log its warnings.
 
+    What other runtimes take without a word (null for an absent key) is repaired in place.
     `raw` is the JSON that `config` was parsed from: it saves a walk through all strings.
     """
     _settle(_find("config", config, raw), "config.json")
 
 
 def problems(config: Config, raw: bytes | None = None) -> list[Problem]:
-    """Every error and warning of the configuration, misspelt keys included, in the order of the document."""
-    from ocirt.validation.keys import misspelt
-
-    found = _find("config", config, raw)
-    found += misspelt(config, "config")
-    return found
+    """Every error and warning of the configuration; repairs it like check."""
+    return _find("config", config, raw)
 
 
 def check_process(process: Process, config: Config) -> None:
@@ -48,32 +45,41 @@ def check_resources(resources: Resources) -> None:
     _settle(_find("resources", resources, None), "resources")
 
 
+#: The parts that can be checked by themselves, and where they stand in a configuration.
+_PREFIX = {"config": "", "process": "process.", "resources": "linux.resources."}
+
+
 def _find(what: str, value: Any, raw: bytes | None, config: Config | None = None) -> list[Problem]:
     """The problems of a configuration or a part of it; `what` is the entry point and the schema's name."""
     found = clean(value, raw)
-    shaped = not found and getattr(generated, what)(value)
-    if not shaped:
-        from ocirt.validation.explain import explain
+    odd: list[Any] = []
+    shaped = not found and getattr(generated, what)(value, odd)
+    if not shaped or odd:
+        from ocirt.validation.unshaped import look
 
-        found += explain(value, what)
-        shaped = not found
+        shaped = look(value, what, found)
     whole: Any = value
     if what == "process":
         whole = {**(config or {}), "process": value}
     elif what == "resources":
         whole = {"linux": {"resources": value}}
-    return found + semantic.find(what, whole, shaped)
+    errors = {p.path for p in found if p.severity == "error"}
+    for problem in semantic.find(what, whole, shaped):
+        problem.path = problem.path.removeprefix(_PREFIX[what])
+        if problem.path not in errors:  # one reason a value is enough
+            found.append(problem)
+    return found
 
 
 def _settle(found: list[Problem], what: str) -> None:
     """Log the warnings, raise the errors."""
     if not found:
         return
-    errors = [p for p in found if p.severity == ERROR]
-    for problem in found:
-        if problem.severity == WARNING:
-            from ocirt import log
+    from ocirt import log
 
+    errors = [p for p in found if p.severity == "error"]
+    for problem in found:
+        if problem.severity == "warning":
             log.warning(f"{what}: {problem}")
     if len(errors) == 1:
         raise InvalidConfig(f"invalid {what}: {errors[0]}")

@@ -791,9 +791,8 @@ DOCUMENT = r'''{
        "type": "string"
       },
       "l3CacheSchema": {
-       "description": "a schema of one line that starts with \"L3:\"",
-       "type": "string",
-       "pattern": "^[^\\n]*$"
+       "description": "a schema that starts with \"L3:\" (a string)",
+       "type": "string"
       },
       "memBwSchema": {
        "description": "a schema of one line that starts with \"MB:\"",
@@ -823,7 +822,7 @@ DOCUMENT = r'''{
      ],
      "properties": {
       "mode": {
-       "description": "a mode of set_mempolicy(2)",
+       "description": "a memory policy mode",
        "type": "string",
        "enum": [
         "MPOL_DEFAULT",
@@ -839,10 +838,10 @@ DOCUMENT = r'''{
        "$ref": "#/$defs/defs/$defs/list"
       },
       "flags": {
-       "description": "an array of mode flags of set_mempolicy(2)",
+       "description": "an array of memory policy flags",
        "type": "array",
        "items": {
-        "description": "a mode flag of set_mempolicy(2)",
+        "description": "a memory policy flag",
         "type": "string",
         "enum": [
          "MPOL_F_NUMA_BALANCING",
@@ -1065,7 +1064,7 @@ DOCUMENT = r'''{
       ],
       "properties": {
        "type": {
-        "description": "a resource of getrlimit(2)",
+        "description": "a resource limit type",
         "type": "string",
         "enum": [
          "RLIMIT_AS",

@@ -6,7 +6,6 @@ it finds nothing, the configuration is right.
 
 from __future__ import annotations
 
-from ocirt.validation.document import Document
 from ocirt.validation.near import nearest
 from ocirt.validation.problem import ERROR, Problem, join, join_all, show
 
@@ -14,10 +13,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ocirt.validation.document import Document
 
-def explain(value: Any, name: str) -> list[Problem]:
+
+def explain(value: Any, name: str, document: Document) -> list[Problem]:
     """The errors of `value` against schemas/NAME.json."""
-    document = Document()
     try:
         errors = list(validator(document.schema(name)).iter_errors(value))
     except ImportError as missing:
@@ -80,7 +80,7 @@ def _problems(error: Any, document: Document, name: str) -> list[Problem]:
     if error.instance is None:
         hint = "leave the key out instead of giving it null"
     elif error.validator == "enum":
-        message += ": one of " + ", ".join(error.validator_value)
+        message = f"invalid {expected.partition(' ')[2]}, must be one of {', '.join(error.validator_value)}"
         if isinstance(error.instance, str) and (meant := nearest(error.instance, error.validator_value)):
             hint = f"did you mean {meant}?"
     return [Problem(ERROR, path, show(error.instance), message, hint=hint, spec=spec)]

@@ -14,35 +14,74 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+_KEYS0 = frozenset(('path', 'readonly',))
 _STR0 = {str}
+_KEYS1 = frozenset(('containerID', 'hostID', 'size',))
+_KEYS2 = frozenset(('destination', 'gidMappings', 'options', 'source', 'type', 'uidMappings',))
+_KEYS3 = frozenset(('height', 'width',))
 _RLIMIT0 = frozenset(('RLIMIT_AS', 'RLIMIT_CORE', 'RLIMIT_CPU', 'RLIMIT_DATA', 'RLIMIT_FSIZE', 'RLIMIT_LOCKS', 'RLIMIT_MEMLOCK', 'RLIMIT_MSGQUEUE', 'RLIMIT_NICE', 'RLIMIT_NOFILE', 'RLIMIT_NPROC', 'RLIMIT_RSS', 'RLIMIT_RTPRIO', 'RLIMIT_RTTIME', 'RLIMIT_SIGPENDING', 'RLIMIT_STACK'))
+_KEYS4 = frozenset(('hard', 'soft', 'type',))
+_KEYS5 = frozenset(('ambient', 'bounding', 'effective', 'inheritable', 'permitted',))
 _SCHED0 = frozenset(('SCHED_BATCH', 'SCHED_DEADLINE', 'SCHED_FIFO', 'SCHED_IDLE', 'SCHED_ISO', 'SCHED_OTHER', 'SCHED_RR'))
 _SCHED_FLAG0 = frozenset(('SCHED_FLAG_DL_OVERRUN', 'SCHED_FLAG_KEEP_PARAMS', 'SCHED_FLAG_KEEP_POLICY', 'SCHED_FLAG_RECLAIM', 'SCHED_FLAG_RESET_ON_FORK', 'SCHED_FLAG_UTIL_CLAMP_MAX', 'SCHED_FLAG_UTIL_CLAMP_MIN'))
+_KEYS6 = frozenset(('deadline', 'flags', 'nice', 'period', 'policy', 'priority', 'runtime',))
 _IOPRIO_CLASS0 = frozenset(('IOPRIO_CLASS_BE', 'IOPRIO_CLASS_IDLE', 'IOPRIO_CLASS_RT'))
+_KEYS7 = frozenset(('class', 'priority',))
+_KEYS8 = frozenset(('final', 'initial',))
+_KEYS9 = frozenset(('additionalGids', 'gid', 'uid', 'umask', 'username',))
+_KEYS10 = frozenset(('apparmorProfile', 'args', 'capabilities', 'commandLine', 'consoleSize', 'cwd', 'env', 'execCPUAffinity', 'ioPriority', 'noNewPrivileges', 'oomScoreAdj', 'rlimits', 'scheduler', 'selinuxLabel', 'terminal', 'user',))
+_KEYS11 = frozenset(('args', 'env', 'path', 'timeout',))
+_KEYS12 = frozenset(('createContainer', 'createRuntime', 'poststart', 'poststop', 'prestart', 'startContainer',))
 _ENUM0 = frozenset(('cgroup', 'ipc', 'mount', 'network', 'pid', 'time', 'user', 'uts'))
+_KEYS13 = frozenset(('path', 'type',))
+_KEYS14 = frozenset(('nanosecs', 'secs',))
+_KEYS15 = frozenset(('boottime', 'monotonic',))
 _ENUM1 = frozenset(('b', 'c', 'p', 'u'))
+_KEYS16 = frozenset(('fileMode', 'gid', 'major', 'minor', 'path', 'type', 'uid',))
+_KEYS17 = frozenset(('name',))
 _ENUM2 = frozenset(('a', 'b', 'c'))
+_KEYS18 = frozenset(('access', 'allow', 'major', 'minor', 'type',))
+_KEYS19 = frozenset(('checkBeforeUpdate', 'disableOOMKiller', 'kernel', 'kernelTCP', 'limit', 'reservation', 'swap', 'swappiness', 'useHierarchy',))
+_KEYS20 = frozenset(('burst', 'cpus', 'idle', 'mems', 'period', 'quota', 'realtimePeriod', 'realtimeRuntime', 'shares',))
+_KEYS21 = frozenset(('leafWeight', 'major', 'minor', 'weight',))
+_KEYS22 = frozenset(('major', 'minor', 'rate',))
+_KEYS23 = frozenset(('leafWeight', 'throttleReadBpsDevice', 'throttleReadIOPSDevice', 'throttleWriteBpsDevice', 'throttleWriteIOPSDevice', 'weight', 'weightDevice',))
+_KEYS24 = frozenset(('limit', 'pageSize',))
+_KEYS25 = frozenset(('name', 'priority',))
+_KEYS26 = frozenset(('classID', 'priorities',))
+_KEYS27 = frozenset(('limit',))
+_KEYS28 = frozenset(('hcaHandles', 'hcaObjects',))
+_KEYS29 = frozenset(('blockIO', 'cpu', 'devices', 'hugepageLimits', 'memory', 'network', 'pids', 'rdma', 'unified',))
+_KEYS30 = frozenset(('closID', 'enableMonitoring', 'l3CacheSchema', 'memBwSchema', 'schemata',))
 _MPOL0 = frozenset(('MPOL_BIND', 'MPOL_DEFAULT', 'MPOL_INTERLEAVE', 'MPOL_LOCAL', 'MPOL_PREFERRED', 'MPOL_PREFERRED_MANY', 'MPOL_WEIGHTED_INTERLEAVE'))
 _MPOL_F0 = frozenset(('MPOL_F_NUMA_BALANCING', 'MPOL_F_RELATIVE_NODES', 'MPOL_F_STATIC_NODES'))
+_KEYS31 = frozenset(('flags', 'mode', 'nodes',))
 _SCMP_ACT0 = frozenset(('SCMP_ACT_ALLOW', 'SCMP_ACT_ERRNO', 'SCMP_ACT_KILL', 'SCMP_ACT_KILL_PROCESS', 'SCMP_ACT_KILL_THREAD', 'SCMP_ACT_LOG', 'SCMP_ACT_NOTIFY', 'SCMP_ACT_TRACE', 'SCMP_ACT_TRAP'))
 _SCMP_ARCH0 = frozenset(('SCMP_ARCH_AARCH64', 'SCMP_ARCH_ARM', 'SCMP_ARCH_LOONGARCH64', 'SCMP_ARCH_M68K', 'SCMP_ARCH_MIPS', 'SCMP_ARCH_MIPS64', 'SCMP_ARCH_MIPS64N32', 'SCMP_ARCH_MIPSEL', 'SCMP_ARCH_MIPSEL64', 'SCMP_ARCH_MIPSEL64N32', 'SCMP_ARCH_PARISC', 'SCMP_ARCH_PARISC64', 'SCMP_ARCH_PPC', 'SCMP_ARCH_PPC64', 'SCMP_ARCH_PPC64LE', 'SCMP_ARCH_RISCV64', 'SCMP_ARCH_S390', 'SCMP_ARCH_S390X', 'SCMP_ARCH_SH', 'SCMP_ARCH_SHEB', 'SCMP_ARCH_X32', 'SCMP_ARCH_X86', 'SCMP_ARCH_X86_64'))
 _SECCOMP_FILTER_FLAG0 = frozenset(('SECCOMP_FILTER_FLAG_LOG', 'SECCOMP_FILTER_FLAG_SPEC_ALLOW', 'SECCOMP_FILTER_FLAG_TSYNC', 'SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV'))
 _SCMP_CMP0 = frozenset(('SCMP_CMP_EQ', 'SCMP_CMP_GE', 'SCMP_CMP_GT', 'SCMP_CMP_LE', 'SCMP_CMP_LT', 'SCMP_CMP_MASKED_EQ', 'SCMP_CMP_NE'))
+_KEYS32 = frozenset(('index', 'op', 'value', 'valueTwo',))
+_KEYS33 = frozenset(('action', 'args', 'errnoRet', 'names',))
+_KEYS34 = frozenset(('architectures', 'defaultAction', 'defaultErrnoRet', 'flags', 'listenerMetadata', 'listenerPath', 'syscalls',))
 _ENUM3 = frozenset(('private', 'rprivate', 'rshared', 'rslave', 'runbindable', 'shared', 'slave', 'unbindable'))
 _ENUM4 = frozenset(('LINUX', 'LINUX32'))
+_KEYS35 = frozenset(('domain', 'flags',))
+_KEYS36 = frozenset(('cgroupsPath', 'devices', 'gidMappings', 'intelRdt', 'maskedPaths', 'memoryPolicy', 'mountLabel', 'namespaces', 'netDevices', 'personality', 'readonlyPaths', 'resources', 'rootfsPropagation', 'seccomp', 'sysctl', 'timeOffsets', 'uidMappings',))
+_KEYS37 = frozenset(('annotations', 'domainname', 'freebsd', 'hooks', 'hostname', 'linux', 'mounts', 'ociVersion', 'process', 'root', 'solaris', 'vm', 'windows', 'zos',))
 
 
-def _config_root(x: Any) -> bool:
+def _config_root(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['path']
     if type(v) is not str or not v: return False
     if 'readonly' in x:
         v = x['readonly']
         if v is not True and v is not False: return False
+    if not x.keys() <= _KEYS0: odd.append(x)
     return True
 
 
-def _defs_idMappings_items(x: Any) -> bool:
+def _defs_idMappings_items(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['containerID']
     if type(v) is not int or not 0 <= v <= 4294967295: return False
@@ -50,10 +89,11 @@ def _defs_idMappings_items(x: Any) -> bool:
     if type(v) is not int or not 0 <= v <= 4294967295: return False
     v = x['size']
     if type(v) is not int or not 1 <= v <= 4294967295: return False
+    if not x.keys() <= _KEYS1: odd.append(x)
     return True
 
 
-def _config_mount(x: Any) -> bool:
+def _config_mount(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['destination']
     if type(v) is not str or not v: return False
@@ -71,25 +111,27 @@ def _config_mount(x: Any) -> bool:
         v = x['uidMappings']
         if type(v) is not list: return False
         for w in v:
-            if not _defs_idMappings_items(w): return False
+            if not _defs_idMappings_items(w, odd): return False
     if 'gidMappings' in x:
         v = x['gidMappings']
         if type(v) is not list: return False
         for w in v:
-            if not _defs_idMappings_items(w): return False
+            if not _defs_idMappings_items(w, odd): return False
+    if not x.keys() <= _KEYS2: odd.append(x)
     return True
 
 
-def _process_consoleSize(x: Any) -> bool:
+def _process_consoleSize(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['height']
     if type(v) is not int or not 0 <= v <= 18446744073709551615: return False
     v = x['width']
     if type(v) is not int or not 0 <= v <= 18446744073709551615: return False
+    if not x.keys() <= _KEYS3: odd.append(x)
     return True
 
 
-def _process_rlimits_items(x: Any) -> bool:
+def _process_rlimits_items(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['type']
     if v not in _RLIMIT0: return False
@@ -97,10 +139,11 @@ def _process_rlimits_items(x: Any) -> bool:
     if type(v) is not int or not 0 <= v <= 18446744073709551615: return False
     v = x['hard']
     if type(v) is not int or not 0 <= v <= 18446744073709551615: return False
+    if not x.keys() <= _KEYS4: odd.append(x)
     return True
 
 
-def _process_capabilities(x: Any) -> bool:
+def _process_capabilities(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     if 'bounding' in x:
         v = x['bounding']
@@ -122,10 +165,11 @@ def _process_capabilities(x: Any) -> bool:
         v = x['ambient']
         if type(v) is not list: return False
         if not {*map(type, v)} <= _STR0: return False
+    if not x.keys() <= _KEYS5: odd.append(x)
     return True
 
 
-def _process_scheduler(x: Any) -> bool:
+def _process_scheduler(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['policy']
     if v not in _SCHED0: return False
@@ -148,15 +192,17 @@ def _process_scheduler(x: Any) -> bool:
     if 'period' in x:
         v = x['period']
         if type(v) is not int or not 0 <= v <= 18446744073709551615: return False
+    if not x.keys() <= _KEYS6: odd.append(x)
     return True
 
 
-def _process_ioPriority(x: Any) -> bool:
+def _process_ioPriority(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['class']
     if v not in _IOPRIO_CLASS0: return False
     v = x['priority']
     if type(v) is not int or not 0 <= v <= 7: return False
+    if not x.keys() <= _KEYS7: odd.append(x)
     return True
 
 
@@ -164,7 +210,7 @@ def _pattern0(s: str) -> bool:  # ^[0-9, -]*$
     return not s.strip(' ,-0123456789')
 
 
-def _process_execCPUAffinity(x: Any) -> bool:
+def _process_execCPUAffinity(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     if 'initial' in x:
         v = x['initial']
@@ -172,10 +218,11 @@ def _process_execCPUAffinity(x: Any) -> bool:
     if 'final' in x:
         v = x['final']
         if type(v) is not str or not _pattern0(v): return False
+    if not x.keys() <= _KEYS8: odd.append(x)
     return True
 
 
-def _process_user(x: Any) -> bool:
+def _process_user(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['uid']
     if type(v) is not int or not 0 <= v <= 4294967294: return False
@@ -192,17 +239,18 @@ def _process_user(x: Any) -> bool:
     if 'username' in x:
         v = x['username']
         if type(v) is not str: return False
+    if not x.keys() <= _KEYS9: odd.append(x)
     return True
 
 
-def _process(x: Any) -> bool:
+def _process(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     if 'terminal' in x:
         v = x['terminal']
         if v is not True and v is not False: return False
     if 'consoleSize' in x:
         v = x['consoleSize']
-        if not _process_consoleSize(v): return False
+        if not _process_consoleSize(v, odd): return False
     v = x['cwd']
     if type(v) is not str or not v.startswith('/'): return False
     if 'env' in x:
@@ -219,13 +267,13 @@ def _process(x: Any) -> bool:
         v = x['rlimits']
         if type(v) is not list: return False
         for w in v:
-            if not _process_rlimits_items(w): return False
+            if not _process_rlimits_items(w, odd): return False
     if 'apparmorProfile' in x:
         v = x['apparmorProfile']
         if type(v) is not str: return False
     if 'capabilities' in x:
         v = x['capabilities']
-        if not _process_capabilities(v): return False
+        if not _process_capabilities(v, odd): return False
     if 'noNewPrivileges' in x:
         v = x['noNewPrivileges']
         if v is not True and v is not False: return False
@@ -234,23 +282,24 @@ def _process(x: Any) -> bool:
         if type(v) is not int or not -1000 <= v <= 1000: return False
     if 'scheduler' in x:
         v = x['scheduler']
-        if not _process_scheduler(v): return False
+        if not _process_scheduler(v, odd): return False
     if 'selinuxLabel' in x:
         v = x['selinuxLabel']
         if type(v) is not str: return False
     if 'ioPriority' in x:
         v = x['ioPriority']
-        if not _process_ioPriority(v): return False
+        if not _process_ioPriority(v, odd): return False
     if 'execCPUAffinity' in x:
         v = x['execCPUAffinity']
-        if not _process_execCPUAffinity(v): return False
+        if not _process_execCPUAffinity(v, odd): return False
     if 'user' in x:
         v = x['user']
-        if not _process_user(v): return False
+        if not _process_user(v, odd): return False
+    if not x.keys() <= _KEYS10: odd.append(x)
     return True
 
 
-def _config_hooks_items(x: Any) -> bool:
+def _config_hooks_items(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['path']
     if type(v) is not str or not v.startswith('/'): return False
@@ -265,55 +314,58 @@ def _config_hooks_items(x: Any) -> bool:
     if 'timeout' in x:
         v = x['timeout']
         if type(v) is not int or v < 1: return False
+    if not x.keys() <= _KEYS11: odd.append(x)
     return True
 
 
-def _config_hooks(x: Any) -> bool:
+def _config_hooks(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     if 'prestart' in x:
         v = x['prestart']
         if type(v) is not list: return False
         for w in v:
-            if not _config_hooks_items(w): return False
+            if not _config_hooks_items(w, odd): return False
     if 'createRuntime' in x:
         v = x['createRuntime']
         if type(v) is not list: return False
         for w in v:
-            if not _config_hooks_items(w): return False
+            if not _config_hooks_items(w, odd): return False
     if 'createContainer' in x:
         v = x['createContainer']
         if type(v) is not list: return False
         for w in v:
-            if not _config_hooks_items(w): return False
+            if not _config_hooks_items(w, odd): return False
     if 'startContainer' in x:
         v = x['startContainer']
         if type(v) is not list: return False
         for w in v:
-            if not _config_hooks_items(w): return False
+            if not _config_hooks_items(w, odd): return False
     if 'poststart' in x:
         v = x['poststart']
         if type(v) is not list: return False
         for w in v:
-            if not _config_hooks_items(w): return False
+            if not _config_hooks_items(w, odd): return False
     if 'poststop' in x:
         v = x['poststop']
         if type(v) is not list: return False
         for w in v:
-            if not _config_hooks_items(w): return False
+            if not _config_hooks_items(w, odd): return False
+    if not x.keys() <= _KEYS12: odd.append(x)
     return True
 
 
-def _linux_namespaces_items(x: Any) -> bool:
+def _linux_namespaces_items(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['type']
     if v not in _ENUM0: return False
     if 'path' in x:
         v = x['path']
         if type(v) is not str or not v.startswith('/'): return False
+    if not x.keys() <= _KEYS13: odd.append(x)
     return True
 
 
-def _linux_timeOffset(x: Any) -> bool:
+def _linux_timeOffset(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     if 'secs' in x:
         v = x['secs']
@@ -321,21 +373,23 @@ def _linux_timeOffset(x: Any) -> bool:
     if 'nanosecs' in x:
         v = x['nanosecs']
         if type(v) is not int or not 0 <= v <= 999999999: return False
+    if not x.keys() <= _KEYS14: odd.append(x)
     return True
 
 
-def _linux_timeOffsets(x: Any) -> bool:
+def _linux_timeOffsets(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     if 'monotonic' in x:
         v = x['monotonic']
-        if not _linux_timeOffset(v): return False
+        if not _linux_timeOffset(v, odd): return False
     if 'boottime' in x:
         v = x['boottime']
-        if not _linux_timeOffset(v): return False
+        if not _linux_timeOffset(v, odd): return False
+    if not x.keys() <= _KEYS15: odd.append(x)
     return True
 
 
-def _linux_device(x: Any) -> bool:
+def _linux_device(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['type']
     if v not in _ENUM1: return False
@@ -356,15 +410,17 @@ def _linux_device(x: Any) -> bool:
     if 'gid' in x:
         v = x['gid']
         if type(v) is not int or not 0 <= v <= 4294967294: return False
+    if not x.keys() <= _KEYS16: odd.append(x)
     if not x.get('type', 'p') in ('p',) and ('major' not in x or 'minor' not in x): return False
     return True
 
 
-def _linux_netDevices_additionalProperties(x: Any) -> bool:
+def _linux_netDevices_additionalProperties(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     if 'name' in x:
         v = x['name']
         if type(v) is not str: return False
+    if not x.keys() <= _KEYS17: odd.append(x)
     return True
 
 
@@ -372,7 +428,7 @@ def _pattern1(s: str) -> bool:  # ^[rwm]*$
     return not s.strip('mrw')
 
 
-def _resources_devices_items(x: Any) -> bool:
+def _resources_devices_items(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['allow']
     if v is not True and v is not False: return False
@@ -388,10 +444,11 @@ def _resources_devices_items(x: Any) -> bool:
     if 'access' in x:
         v = x['access']
         if type(v) is not str or not _pattern1(v): return False
+    if not x.keys() <= _KEYS18: odd.append(x)
     return True
 
 
-def _resources_memory(x: Any) -> bool:
+def _resources_memory(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     if 'limit' in x:
         v = x['limit']
@@ -420,10 +477,11 @@ def _resources_memory(x: Any) -> bool:
     if 'checkBeforeUpdate' in x:
         v = x['checkBeforeUpdate']
         if v is not True and v is not False: return False
+    if not x.keys() <= _KEYS19: odd.append(x)
     return True
 
 
-def _resources_cpu(x: Any) -> bool:
+def _resources_cpu(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     if 'shares' in x:
         v = x['shares']
@@ -452,10 +510,11 @@ def _resources_cpu(x: Any) -> bool:
     if 'idle' in x:
         v = x['idle']
         if type(v) is not int or not 0 <= v <= 1: return False
+    if not x.keys() <= _KEYS20: odd.append(x)
     return True
 
 
-def _resources_blockIO_weightDevice_items(x: Any) -> bool:
+def _resources_blockIO_weightDevice_items(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['major']
     if type(v) is not int or not -9223372036854775808 <= v <= 9223372036854775807: return False
@@ -467,11 +526,12 @@ def _resources_blockIO_weightDevice_items(x: Any) -> bool:
     if 'leafWeight' in x:
         v = x['leafWeight']
         if type(v) is not int or not 0 <= v <= 65535: return False
+    if not x.keys() <= _KEYS21: odd.append(x)
     if 'weight' not in x and 'leafWeight' not in x: return False
     return True
 
 
-def _resources_throttles_items(x: Any) -> bool:
+def _resources_throttles_items(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['major']
     if type(v) is not int or not -9223372036854775808 <= v <= 9223372036854775807: return False
@@ -479,10 +539,11 @@ def _resources_throttles_items(x: Any) -> bool:
     if type(v) is not int or not -9223372036854775808 <= v <= 9223372036854775807: return False
     v = x['rate']
     if type(v) is not int or not 0 <= v <= 18446744073709551615: return False
+    if not x.keys() <= _KEYS22: odd.append(x)
     return True
 
 
-def _resources_blockIO(x: Any) -> bool:
+def _resources_blockIO(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     if 'weight' in x:
         v = x['weight']
@@ -494,27 +555,28 @@ def _resources_blockIO(x: Any) -> bool:
         v = x['weightDevice']
         if type(v) is not list: return False
         for w in v:
-            if not _resources_blockIO_weightDevice_items(w): return False
+            if not _resources_blockIO_weightDevice_items(w, odd): return False
     if 'throttleReadBpsDevice' in x:
         v = x['throttleReadBpsDevice']
         if type(v) is not list: return False
         for w in v:
-            if not _resources_throttles_items(w): return False
+            if not _resources_throttles_items(w, odd): return False
     if 'throttleWriteBpsDevice' in x:
         v = x['throttleWriteBpsDevice']
         if type(v) is not list: return False
         for w in v:
-            if not _resources_throttles_items(w): return False
+            if not _resources_throttles_items(w, odd): return False
     if 'throttleReadIOPSDevice' in x:
         v = x['throttleReadIOPSDevice']
         if type(v) is not list: return False
         for w in v:
-            if not _resources_throttles_items(w): return False
+            if not _resources_throttles_items(w, odd): return False
     if 'throttleWriteIOPSDevice' in x:
         v = x['throttleWriteIOPSDevice']
         if type(v) is not list: return False
         for w in v:
-            if not _resources_throttles_items(w): return False
+            if not _resources_throttles_items(w, odd): return False
+    if not x.keys() <= _KEYS23: odd.append(x)
     return True
 
 
@@ -530,25 +592,27 @@ def _pattern2(s: str) -> bool:  # ^[1-9][0-9]*[KMG]B$
     return i == n
 
 
-def _resources_hugepageLimits_items(x: Any) -> bool:
+def _resources_hugepageLimits_items(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['pageSize']
     if type(v) is not str or not _pattern2(v): return False
     v = x['limit']
     if type(v) is not int or not 0 <= v <= 18446744073709551615: return False
+    if not x.keys() <= _KEYS24: odd.append(x)
     return True
 
 
-def _resources_network_priorities_items(x: Any) -> bool:
+def _resources_network_priorities_items(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['name']
     if type(v) is not str or not v: return False
     v = x['priority']
     if type(v) is not int or not 0 <= v <= 4294967295: return False
+    if not x.keys() <= _KEYS25: odd.append(x)
     return True
 
 
-def _resources_network(x: Any) -> bool:
+def _resources_network(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     if 'classID' in x:
         v = x['classID']
@@ -557,19 +621,21 @@ def _resources_network(x: Any) -> bool:
         v = x['priorities']
         if type(v) is not list: return False
         for w in v:
-            if not _resources_network_priorities_items(w): return False
+            if not _resources_network_priorities_items(w, odd): return False
+    if not x.keys() <= _KEYS26: odd.append(x)
     return True
 
 
-def _resources_pids(x: Any) -> bool:
+def _resources_pids(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     if 'limit' in x:
         v = x['limit']
         if type(v) is not int or not -9223372036854775808 <= v <= 9223372036854775807: return False
+    if not x.keys() <= _KEYS27: odd.append(x)
     return True
 
 
-def _resources_rdma_additionalProperties(x: Any) -> bool:
+def _resources_rdma_additionalProperties(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     if 'hcaHandles' in x:
         v = x['hcaHandles']
@@ -577,55 +643,53 @@ def _resources_rdma_additionalProperties(x: Any) -> bool:
     if 'hcaObjects' in x:
         v = x['hcaObjects']
         if type(v) is not int or not 0 <= v <= 4294967295: return False
+    if not x.keys() <= _KEYS28: odd.append(x)
     if 'hcaHandles' not in x and 'hcaObjects' not in x: return False
     return True
 
 
-def _resources(x: Any) -> bool:
+def _resources(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     if 'devices' in x:
         v = x['devices']
         if type(v) is not list: return False
         for w in v:
-            if not _resources_devices_items(w): return False
+            if not _resources_devices_items(w, odd): return False
     if 'memory' in x:
         v = x['memory']
-        if not _resources_memory(v): return False
+        if not _resources_memory(v, odd): return False
     if 'cpu' in x:
         v = x['cpu']
-        if not _resources_cpu(v): return False
+        if not _resources_cpu(v, odd): return False
     if 'blockIO' in x:
         v = x['blockIO']
-        if not _resources_blockIO(v): return False
+        if not _resources_blockIO(v, odd): return False
     if 'hugepageLimits' in x:
         v = x['hugepageLimits']
         if type(v) is not list: return False
         for w in v:
-            if not _resources_hugepageLimits_items(w): return False
+            if not _resources_hugepageLimits_items(w, odd): return False
     if 'network' in x:
         v = x['network']
-        if not _resources_network(v): return False
+        if not _resources_network(v, odd): return False
     if 'pids' in x:
         v = x['pids']
-        if not _resources_pids(v): return False
+        if not _resources_pids(v, odd): return False
     if 'rdma' in x:
         v = x['rdma']
         if type(v) is not dict: return False
         for w in v.values():
-            if not _resources_rdma_additionalProperties(w): return False
+            if not _resources_rdma_additionalProperties(w, odd): return False
     if 'unified' in x:
         v = x['unified']
         if type(v) is not dict: return False
         if '' in v: return False
         if not {*map(type, v.values())} <= _STR0: return False
+    if not x.keys() <= _KEYS29: odd.append(x)
     return True
 
 
-def _pattern3(s: str) -> bool:  # ^[^\n]*$
-    return '\n' not in s
-
-
-def _pattern4(s: str) -> bool:  # ^MB:[^\n]*$
+def _pattern3(s: str) -> bool:  # ^MB:[^\n]*$
     i, n = 0, len(s)
     if i == n or not (s[i] in 'M'): return False
     i += 1
@@ -637,29 +701,34 @@ def _pattern4(s: str) -> bool:  # ^MB:[^\n]*$
     return i == n
 
 
-def _linux_intelRdt(x: Any) -> bool:
+def _pattern4(s: str) -> bool:  # ^[^\n]*$
+    return '\n' not in s
+
+
+def _linux_intelRdt(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     if 'closID' in x:
         v = x['closID']
         if type(v) is not str: return False
     if 'l3CacheSchema' in x:
         v = x['l3CacheSchema']
-        if type(v) is not str or not _pattern3(v): return False
+        if type(v) is not str: return False
     if 'memBwSchema' in x:
         v = x['memBwSchema']
-        if type(v) is not str or not _pattern4(v): return False
+        if type(v) is not str or not _pattern3(v): return False
     if 'schemata' in x:
         v = x['schemata']
         if type(v) is not list: return False
         for w in v:
-            if type(w) is not str or not _pattern3(w): return False
+            if type(w) is not str or not _pattern4(w): return False
     if 'enableMonitoring' in x:
         v = x['enableMonitoring']
         if v is not True and v is not False: return False
+    if not x.keys() <= _KEYS30: odd.append(x)
     return True
 
 
-def _linux_memoryPolicy(x: Any) -> bool:
+def _linux_memoryPolicy(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['mode']
     if v not in _MPOL0: return False
@@ -670,10 +739,11 @@ def _linux_memoryPolicy(x: Any) -> bool:
         v = x['flags']
         if type(v) is not list: return False
         if not _MPOL_F0.issuperset(v): return False
+    if not x.keys() <= _KEYS31: odd.append(x)
     return True
 
 
-def _seccomp_syscalls_items_args_items(x: Any) -> bool:
+def _seccomp_syscalls_items_args_items(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['index']
     if type(v) is not int or not 0 <= v <= 5: return False
@@ -684,10 +754,11 @@ def _seccomp_syscalls_items_args_items(x: Any) -> bool:
         if type(v) is not int or not 0 <= v <= 18446744073709551615: return False
     v = x['op']
     if v not in _SCMP_CMP0: return False
+    if not x.keys() <= _KEYS32: odd.append(x)
     return True
 
 
-def _seccomp_syscalls_items(x: Any) -> bool:
+def _seccomp_syscalls_items(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['names']
     if type(v) is not list or not v: return False
@@ -701,11 +772,12 @@ def _seccomp_syscalls_items(x: Any) -> bool:
         v = x['args']
         if type(v) is not list: return False
         for w in v:
-            if not _seccomp_syscalls_items_args_items(w): return False
+            if not _seccomp_syscalls_items_args_items(w, odd): return False
+    if not x.keys() <= _KEYS33: odd.append(x)
     return True
 
 
-def _seccomp(x: Any) -> bool:
+def _seccomp(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['defaultAction']
     if v not in _SCMP_ACT0: return False
@@ -730,11 +802,12 @@ def _seccomp(x: Any) -> bool:
         v = x['syscalls']
         if type(v) is not list: return False
         for w in v:
-            if not _seccomp_syscalls_items(w): return False
+            if not _seccomp_syscalls_items(w, odd): return False
+    if not x.keys() <= _KEYS34: odd.append(x)
     return True
 
 
-def _linux_personality(x: Any) -> bool:
+def _linux_personality(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['domain']
     if v not in _ENUM4: return False
@@ -742,51 +815,52 @@ def _linux_personality(x: Any) -> bool:
         v = x['flags']
         if type(v) is not list or len(v) > 0: return False
         if not {*map(type, v)} <= _STR0: return False
+    if not x.keys() <= _KEYS35: odd.append(x)
     return True
 
 
-def _linux(x: Any) -> bool:
+def _linux(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     if 'namespaces' in x:
         v = x['namespaces']
         if type(v) is not list: return False
         for w in v:
-            if not _linux_namespaces_items(w): return False
+            if not _linux_namespaces_items(w, odd): return False
     if 'uidMappings' in x:
         v = x['uidMappings']
         if type(v) is not list: return False
         for w in v:
-            if not _defs_idMappings_items(w): return False
+            if not _defs_idMappings_items(w, odd): return False
     if 'gidMappings' in x:
         v = x['gidMappings']
         if type(v) is not list: return False
         for w in v:
-            if not _defs_idMappings_items(w): return False
+            if not _defs_idMappings_items(w, odd): return False
     if 'timeOffsets' in x:
         v = x['timeOffsets']
-        if not _linux_timeOffsets(v): return False
+        if not _linux_timeOffsets(v, odd): return False
     if 'devices' in x:
         v = x['devices']
         if type(v) is not list: return False
         for w in v:
-            if not _linux_device(w): return False
+            if not _linux_device(w, odd): return False
     if 'netDevices' in x:
         v = x['netDevices']
         if type(v) is not dict: return False
         for w in v.values():
-            if not _linux_netDevices_additionalProperties(w): return False
+            if not _linux_netDevices_additionalProperties(w, odd): return False
     if 'cgroupsPath' in x:
         v = x['cgroupsPath']
         if type(v) is not str: return False
     if 'resources' in x:
         v = x['resources']
-        if not _resources(v): return False
+        if not _resources(v, odd): return False
     if 'intelRdt' in x:
         v = x['intelRdt']
-        if not _linux_intelRdt(v): return False
+        if not _linux_intelRdt(v, odd): return False
     if 'memoryPolicy' in x:
         v = x['memoryPolicy']
-        if not _linux_memoryPolicy(v): return False
+        if not _linux_memoryPolicy(v, odd): return False
     if 'sysctl' in x:
         v = x['sysctl']
         if type(v) is not dict: return False
@@ -794,7 +868,7 @@ def _linux(x: Any) -> bool:
         if not {*map(type, v.values())} <= _STR0: return False
     if 'seccomp' in x:
         v = x['seccomp']
-        if not _seccomp(v): return False
+        if not _seccomp(v, odd): return False
     if 'rootfsPropagation' in x:
         v = x['rootfsPropagation']
         if v not in _ENUM3: return False
@@ -813,24 +887,25 @@ def _linux(x: Any) -> bool:
         if type(v) is not str: return False
     if 'personality' in x:
         v = x['personality']
-        if not _linux_personality(v): return False
+        if not _linux_personality(v, odd): return False
+    if not x.keys() <= _KEYS36: odd.append(x)
     return True
 
 
-def _config(x: Any) -> bool:
+def _config(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['ociVersion']
     if type(v) is not str: return False
     v = x['root']
-    if not _config_root(v): return False
+    if not _config_root(v, odd): return False
     if 'mounts' in x:
         v = x['mounts']
         if type(v) is not list: return False
         for w in v:
-            if not _config_mount(w): return False
+            if not _config_mount(w, odd): return False
     if 'process' in x:
         v = x['process']
-        if not _process(v): return False
+        if not _process(v, odd): return False
     if 'hostname' in x:
         v = x['hostname']
         if type(v) is not str: return False
@@ -839,7 +914,7 @@ def _config(x: Any) -> bool:
         if type(v) is not str: return False
     if 'hooks' in x:
         v = x['hooks']
-        if not _config_hooks(v): return False
+        if not _config_hooks(v, odd): return False
     if 'annotations' in x:
         v = x['annotations']
         if type(v) is not dict: return False
@@ -847,7 +922,7 @@ def _config(x: Any) -> bool:
         if not {*map(type, v.values())} <= _STR0: return False
     if 'linux' in x:
         v = x['linux']
-        if not _linux(v): return False
+        if not _linux(v, odd): return False
     if 'freebsd' in x:
         v = x['freebsd']
         if type(v) is not dict: return False
@@ -863,28 +938,38 @@ def _config(x: Any) -> bool:
     if 'zos' in x:
         v = x['zos']
         if type(v) is not dict: return False
+    if not x.keys() <= _KEYS37: odd.append(x)
     return True
 
 
-def config(x: Any) -> bool:
-    """Does `x` match schemas/config.json? False also means: let jsonschema decide."""
+def config(x: Any, odd: list[Any]) -> bool:
+    """Does `x` match schemas/config.json? False also means: let jsonschema decide.
+
+    Objects with keys that the schema doesn't know are appended to `odd`.
+    """
     try:
-        return _config(x)
+        return _config(x, odd)
     except (KeyError, TypeError):  # a required key is missing, or what must be a string isn't hashable
         return False
 
 
-def process(x: Any) -> bool:
-    """Does `x` match schemas/process.json? False also means: let jsonschema decide."""
+def process(x: Any, odd: list[Any]) -> bool:
+    """Does `x` match schemas/process.json? False also means: let jsonschema decide.
+
+    Objects with keys that the schema doesn't know are appended to `odd`.
+    """
     try:
-        return _process(x)
+        return _process(x, odd)
     except (KeyError, TypeError):  # a required key is missing, or what must be a string isn't hashable
         return False
 
 
-def resources(x: Any) -> bool:
-    """Does `x` match schemas/resources.json? False also means: let jsonschema decide."""
+def resources(x: Any, odd: list[Any]) -> bool:
+    """Does `x` match schemas/resources.json? False also means: let jsonschema decide.
+
+    Objects with keys that the schema doesn't know are appended to `odd`.
+    """
     try:
-        return _resources(x)
+        return _resources(x, odd)
     except (KeyError, TypeError):  # a required key is missing, or what must be a string isn't hashable
         return False

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+_KEYS0 = frozenset(('type',))
 _STR0 = {str}
+_KEYS1 = frozenset(('domain', 'nameservers', 'options', 'search',))
+_KEYS2 = frozenset(('capabilities', 'dns', 'ipMasq', 'ipam', 'type',))
+_KEYS3 = frozenset(('cniVersion', 'cniVersions', 'disableCheck', 'disableGC', 'loadOnlyInlinedPlugins', 'name', 'plugins',))
 
 
 def _pattern0(s: str) -> bool:  # ^[0-9]+[.][0-9]+[.][0-9]+$
@@ -55,15 +59,16 @@ def _pattern3(s: str) -> bool:  # ^[^/]*$
     return '/' not in s
 
 
-def _cni_plugin_ipam(x: Any) -> bool:
+def _cni_plugin_ipam(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     if 'type' in x:
         v = x['type']
         if type(v) is not str or not _pattern3(v): return False
+    if not x.keys() <= _KEYS0: odd.append(x)
     return True
 
 
-def _cni_plugin_dns(x: Any) -> bool:
+def _cni_plugin_dns(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     if 'nameservers' in x:
         v = x['nameservers']
@@ -80,10 +85,11 @@ def _cni_plugin_dns(x: Any) -> bool:
         v = x['options']
         if type(v) is not list: return False
         if not {*map(type, v)} <= _STR0: return False
+    if not x.keys() <= _KEYS1: odd.append(x)
     return True
 
 
-def _cni_plugin(x: Any) -> bool:
+def _cni_plugin(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     v = x['type']
     if type(v) is not str or not _pattern2(v): return False
@@ -97,14 +103,15 @@ def _cni_plugin(x: Any) -> bool:
         if v is not True and v is not False: return False
     if 'ipam' in x:
         v = x['ipam']
-        if not _cni_plugin_ipam(v): return False
+        if not _cni_plugin_ipam(v, odd): return False
     if 'dns' in x:
         v = x['dns']
-        if not _cni_plugin_dns(v): return False
+        if not _cni_plugin_dns(v, odd): return False
+    if not x.keys() <= _KEYS2: odd.append(x)
     return True
 
 
-def _cni(x: Any) -> bool:
+def _cni(x: Any, odd: list[Any]) -> bool:
     if type(x) is not dict: return False
     if 'cniVersion' in x:
         v = x['cniVersion']
@@ -129,14 +136,18 @@ def _cni(x: Any) -> bool:
         v = x['plugins']
         if type(v) is not list or not v: return False
         for w in v:
-            if not _cni_plugin(w): return False
+            if not _cni_plugin(w, odd): return False
+    if not x.keys() <= _KEYS3: odd.append(x)
     if 'plugins' not in x and 'type' not in x: return False
     return True
 
 
-def network(x: Any) -> bool:
-    """Does `x` match schemas/cni.json? False also means: let jsonschema decide."""
+def network(x: Any, odd: list[Any]) -> bool:
+    """Does `x` match schemas/cni.json? False also means: let jsonschema decide.
+
+    Objects with keys that the schema doesn't know are appended to `odd`.
+    """
     try:
-        return _cni(x)
+        return _cni(x, odd)
     except (KeyError, TypeError):  # a required key is missing, or what must be a string isn't hashable
         return False

@@ -7,7 +7,6 @@ that are near nothing are somebody's extension and get none.
 
 from __future__ import annotations
 
-from ocirt.validation.document import Document
 from ocirt.validation.kinds import is_array, is_object
 from ocirt.validation.near import nearest
 from ocirt.validation.problem import WARNING, Problem, join, show
@@ -16,12 +15,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ocirt.validation.document import Document
+
 _SPEC = "config.md, Extensibility"
 
 
-def misspelt(value: Any, name: str) -> list[Problem]:
+def misspelt(value: Any, name: str, document: Document) -> list[Problem]:
     """A warning for each key that looks misspelt; `name` is the schema's."""
-    document = Document()
     found: list[Problem] = []
     _walk(value, document.schema(name), "", document, found)
     return found

@@ -1,14 +1,66 @@
-"""What no schema can say."""
+"""Which rules are asked: all before anything is created.
+
+Rules about what few configurations have are imported only for those.
+"""
 
 from __future__ import annotations
 
-from ocirt.validation.problem import Problem
+from ocirt.validation.found import Found
+from ocirt.validation.rules import basics, mounts, namespaces, process, resources
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from ocirt.spec import Config
+    from ocirt.validation.found import Rule
+    from ocirt.validation.problem import Problem
 
 
-def find(what: str, config: Any, shaped: bool) -> list[Problem]:  # noqa: ARG001
-    """The problems that the rules find."""
-    return []
+def rules(what: str, config: Config) -> tuple[Rule, ...]:
+    """The rules for a whole configuration ("config") or a part of it ("process", "resources")."""
+    chosen: tuple[Rule, ...] = ()
+    if what == "config":
+        chosen = basics.RULES + namespaces.RULES + mounts.RULES + process.RULES + resources.RULES + resources.FIRST
+    elif what == "process":
+        chosen = process.RULES
+    elif what == "resources":
+        chosen = resources.RULES
+    part, linux = config.get("process") or {}, config.get("linux") or {}
+    if "scheduler" in part or "execCPUAffinity" in part or "memoryPolicy" in linux:
+        from ocirt.validation.rules import scheduling
+
+        chosen += scheduling.RULES
+    if what == "config":
+        if "seccomp" in linux:
+            from ocirt.validation.rules import seccomp
+
+            chosen += seccomp.RULES
+        if "sysctl" in linux:
+            from ocirt.validation.rules import sysctl
+
+            chosen += sysctl.RULES
+        if "intelRdt" in linux:
+            from ocirt.validation.rules import rdt
+
+            chosen += rdt.RULES
+    return chosen
+
+
+def find(what: str, config: Config, shaped: bool) -> list[Problem]:
+    """What the rules find; where the shape isn't right, as far as it lets them look."""
+    found = Found()
+    if shaped:
+        for rule in rules(what, config):
+            found.rule = rule
+            rule(config, found)
+        return found.problems
+    try:
+        chosen = rules(what, config)
+    except (AttributeError, TypeError):
+        return []
+    for rule in chosen:
+        found.rule, before = rule, len(found.problems)
+        try:
+            rule(config, found)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            del found.problems[before:]  # explain() has said what is wrong there
+    return found.problems
