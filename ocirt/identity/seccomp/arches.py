@@ -27,9 +27,10 @@ class Arch:
     little  byte order: where the low half of an argument is
     table   module of `tables` with its numbers
     muxed   older programs reach sockets and System V IPC through socketcall(2) and ipc(2)
+    enosys  the number of ENOSYS
     """
 
-    __slots__ = ("bits", "little", "muxed", "name", "table", "token")
+    __slots__ = ("bits", "enosys", "little", "muxed", "name", "table", "token")
 
     def __init__(self, name: str, token: int, bits: int, table: str, muxed: bool) -> None:
         self.name = name
@@ -38,6 +39,7 @@ class Arch:
         self.little = bool(token & 0x40000000)  # __AUDIT_ARCH_LE
         self.table = table
         self.muxed = muxed
+        self.enosys = 89 if table.startswith("mips") else 251 if table.startswith("parisc") else 38
 
 
 #: name: (audit token, bits of an argument, table, has socketcall and ipc)

@@ -6,7 +6,8 @@ system call number gets a verdict:
 - The first rule without conditions decides. Rules with conditions count only
   if there is no such rule; of those that apply the one decides that comes first
   in libseccomp's order: by the lowest argument they look at, higher arguments
-  first, then equality, then less, then greater, then by the value.
+  first, then equality, then less, then greater, then by the value; a rule comes
+  before those that add conditions to it.
 - Conditions of a rule are ANDed. A rule that names an argument twice means one
   rule a condition.
 - A rule whose action is the default action is nothing.
@@ -195,14 +196,17 @@ def _tests(arch: Arch, conditions: tuple[Condition, ...]) -> tuple[Test, ...]:
 
 
 def _order(arch: Arch, conditions: tuple[Condition, ...]) -> Order:
-    """What libseccomp sorts by: it compares high and low words one after the other, the greatest comes first."""
+    """What libseccomp sorts by: it compares high and low words one after the other, the greatest comes first.
+
+    The end is greater than every word: a rule comes before those that add conditions to it.
+    """
     key: list[tuple[int, int, int]] = []
     for index, comparison, _, value in conditions:
         sign = -1 if comparison in ("<", "<=") else 1
         if arch.bits == 64:
             key.append((2 * index + 1, _PRECEDENCE[comparison], sign * (value >> 32)))
         key.append((2 * index, _PRECEDENCE[comparison], sign * (value & _LOW)))
-    return tuple(key)
+    return (*key, (2 * 6, 0, 0))
 
 
 def _first(rules: list[tuple[Order, Rule]], numbers: dict[str, int], number: int) -> tuple[Rule, ...]:
@@ -233,11 +237,11 @@ def _ranges(arch: Arch, known: dict[str, dict[int, Verdict]], last: dict[str, in
     X32 kills x32's numbers like those of another architecture.
     """
     end = _LOW  # -1
-    newer = default if default & names.ACTION_MASK in _PERMISSIVE else names.ENOSYS
+    newer = default if default & names.ACTION_MASK in _PERMISSIVE else names.ERRNO | arch.enosys
     verdicts = known[arch.name]
     if newer != default and arch.table in ("s390", "s390x"):
         # number 0 means "in a register", and stays 0 for a number that the kernel doesn't know
-        verdicts = {0: names.ENOSYS, **verdicts}
+        verdicts = {0: newer, **verdicts}
     found: Ranges = []
     if arch.name == "X86_64":
         _fill(found, verdicts, (0, arches.X32_BIT), default, last["X86_64"], newer)
