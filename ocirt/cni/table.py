@@ -113,7 +113,9 @@ def _dnat_rules(family: int) -> list[Message]:
         load += nft.meta(register, nft.META_L4PROTO) + nft.payload(register + 1, nft.TRANSPORT, 2, 2)
         found = nft.lookup(nft.R0, name, to=nft.R0)
         rules.append(
-            nft.rule(family, NAME, "mapped", load, found, nft.dnat(family, nft.R0, nft.R0 + words if with_port else None))
+            nft.rule(
+                family, NAME, "mapped", load, found, nft.dnat(family, nft.R0, nft.R0 + words if with_port else None)
+            )
         )
     return rules
 
@@ -144,11 +146,15 @@ def _postrouting_rules(family: int) -> list[Message]:
     by_destination = destination(family)
     rules += (
         nft.rule(
-            family, NAME, "postrouting", _translated(), by_destination, nft.lookup(nft.REG1, "everyone"), nft.masquerade()
+            family,
+            NAME,
+            "postrouting",
+            _translated(),
+            by_destination,
+            nft.lookup(nft.REG1, "everyone"),
+            nft.masquerade(),
         ),
-        nft.rule(
-            family, NAME, "postrouting", _translated(), by_destination, nft.lookup(nft.REG1, "hairpin", to=0)
-        ),
+        nft.rule(family, NAME, "postrouting", _translated(), by_destination, nft.lookup(nft.REG1, "hairpin", to=0)),
         nft.rule(family, NAME, "postrouting", source(family), nft.lookup(nft.REG1, "outgoing", to=0)),
     )
     return rules

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import struct
 
+from ocirt.errors import Error
 from ocirt.linux.netlink import (
+    ENODEV,
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REPLACE,
@@ -216,6 +218,14 @@ def link(socket: Socket, name: str = "", index: int = 0) -> Link | None:
     change = Change().name(name) if name else Change()
     payload = socket.ask(Message(RTM_GETLINK, 0, change.pack(index), f"RTM_GETLINK {name or index}"))
     return Link(payload) if payload is not None else None
+
+
+def index_of(socket: Socket, name: str) -> int:
+    """The index of the link of this name; Error (ENODEV) if there is none."""
+    found = link(socket, name)
+    if found is None:
+        raise Error(f"RTM_GETLINK {name}: no such device", ENODEV)
+    return found.index
 
 
 def links(socket: Socket) -> list[Link]:

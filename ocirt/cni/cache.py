@@ -1,0 +1,177 @@
+"""What is known about attachments between ADD and DEL, in libcni's files.
+
+`<directory>/results/<network>-<container>-<ifname>`, mode 0600. The name is
+ambiguous, since all parts may hold `-`: only the fields are believed. A file
+is written before ADD begins, without a result: whatever ADD has made when it
+is killed is found by that, and a file is never torn, since it is renamed into
+place.
+"""
+
+from __future__ import annotations
+
+import os
+from binascii import a2b_base64, b2a_base64
+
+from ocirt import log
+from ocirt.bundle import dump_json, parse_json
+from ocirt.cni import config, protocol
+from ocirt.cni.request import Attachment
+from ocirt.cni.result import Result
+from ocirt.errors import Error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+DIRECTORY = "/var/lib/cni"
+_KIND = "cniCacheV1"
+
+
+class Entry:
+    """An attachment as cached: `network` (None for files older than the format), `attachment`, `result` (None before ADD is through)."""
+
+    __slots__ = ("attachment", "boot", "network", "network_name", "path", "result")
+
+    def __init__(self, data: dict[str, Any], path: str) -> None:
+        self.path = path
+        self.network_name: str = data.get("networkName") or ""
+        self.attachment = Attachment(
+            data.get("containerId") or "",
+            data.get("netns") or "",
+            data.get("ifName") or "",
+            tuple((str(k), str(v)) for k, v in data.get("cniArgs") or ()),
+            data.get("capabilityArgs") or {},
+        )
+        self.boot: str = (data.get("ocirt") or {}).get("boot", "")
+        self.network: config.NetworkList | None = None
+        if data.get("config"):
+            self.network = config.parse(a2b_base64(data["config"]), f"the configuration in {path}")
+        self.result: dict[str, Any] | None = data.get("result") or None
+
+    def parsed(self) -> Result | None:
+        """The result, None if there is none or it can't be read."""
+        if self.result is None:
+            return None
+        try:
+            return Result.parse(self.result, self.network.version if self.network else protocol.CURRENT)
+        except Error as error:
+            log.warning(f"{self.path}: {error}")
+            return None
+
+
+def _path(directory: str, network: str, attachment: Attachment) -> str:
+    return f"{directory}/results/{network}-{attachment.container}-{attachment.ifname}"
+
+
+def save(directory: str, network: config.NetworkList, attachment: Attachment, result: dict[str, Any] | None) -> None:
+    """Write the entry; the file is whole or not there."""
+    path = _path(directory, network.name, attachment)
+    data: dict[str, Any] = {
+        "kind": _KIND,
+        "containerId": attachment.container,
+        "config": b2a_base64(network.data or _as_list(network), newline=False).decode("ascii"),
+        "ifName": attachment.ifname,
+        "networkName": network.name,
+        "netns": attachment.netns,
+        "ocirt": {"boot": boot_id()},
+    }
+    if attachment.args:
+        data["cniArgs"] = [list(pair) for pair in attachment.args]
+    if attachment.capabilities:
+        data["capabilityArgs"] = attachment.capabilities
+    if result is not None:
+        data["result"] = result
+    parent = os.path.dirname(path)
+    temporary = f"{parent}/.{os.getpid()}.{os.path.basename(path)[:200]}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        fd = os.open(temporary, flags, 0o600)
+    except FileNotFoundError:
+        os.makedirs(parent, 0o700, exist_ok=True)
+        fd = os.open(temporary, flags, 0o600)
+    try:
+        os.write(fd, dump_json(data))
+    finally:
+        os.close(fd)
+    os.rename(temporary, path)
+
+
+def _as_list(network: config.NetworkList) -> bytes:
+    return dump_json({"cniVersion": network.version, "name": network.name, "plugins": network.plugins})
+
+
+def load(directory: str, network: str, attachment: Attachment) -> Entry | None:
+    """The entry of an attachment, None if there is none or it is torn (that is logged)."""
+    entry = _load(_path(directory, network, attachment))
+    if entry is None or (entry.attachment.container, entry.attachment.ifname) != (
+        attachment.container,
+        attachment.ifname,
+    ):
+        return None
+    return entry
+
+
+def _load(path: str) -> Entry | None:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            data = parse_json(file.read(64 << 20), path)
+        if not isinstance(data, dict):
+            raise Error(f"{path} holds no object")
+        if data.get("kind") != _KIND:
+            return None  # a bare result, from before libcni 0.8: its name alone says whose
+        return Entry(data, path)
+    except FileNotFoundError:
+        return None
+    except (Error, OSError, ValueError, AttributeError, TypeError) as error:
+        log.warning(f"cached attachment {path} can't be read: {error}")
+        return None
+
+
+def remove(directory: str, network: str, attachment: Attachment) -> None:
+    """Remove the entry; none there is fine."""
+    try:
+        os.unlink(_path(directory, network, attachment))
+    except FileNotFoundError:
+        pass
+
+
+def entries(directory: str, *, network: str = "", container: str = "") -> Iterator[Entry]:
+    """The entries of a network, a container, or all; what can't be read is logged and left out."""
+    try:
+        names = sorted(os.listdir(f"{directory}/results"))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name in names:
+        if name.startswith("."):
+            continue
+        entry = _load(f"{directory}/results/{name}")
+        if entry is None or (network and entry.network_name != network):
+            continue
+        if not container or entry.attachment.container == container:
+            yield entry
+
+
+def remove_torn(directory: str) -> None:
+    """Remove temporary files of writers that are gone, and files that are empty (torn by a crash of the host)."""
+    try:
+        names = os.listdir(f"{directory}/results")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name in names:
+        path = f"{directory}/results/{name}"
+        try:
+            pid = name.split(".")[1] if name.startswith(".") else ""
+            if (pid.isdigit() and not os.path.exists(f"/proc/{pid}")) or os.stat(path).st_size == 0:
+                os.unlink(path)
+        except OSError:
+            continue
+
+
+def boot_id() -> str:
+    """Which boot of the host this is."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb", buffering=0) as file:
+            return file.read(64).decode("ascii").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,166 @@
+"""The port of a container in a bridge: hairpin, isolation, VLANs, the check of source hardware addresses."""
+
+from __future__ import annotations
+
+import struct
+
+from ocirt.cni import protocol, table
+from ocirt.cni.plugins import links
+from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, CNIError
+from ocirt.errors import Error
+from ocirt.linux import netlink_nft as nft
+from ocirt.linux import netlink_route as route
+from ocirt.linux.netlink import EEXIST, ENOENT, Message, attribute, nest, u8
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from ocirt.cni.request import Request
+    from ocirt.linux.netlink import Socket
+    from ocirt.linux.netlink_route import Link
+
+_SPOOFING = ("checked", "allowed")
+_IFLA_AF_SPEC, _VLAN_INFO, _BR_VLAN_FILTERING = 26, 2, 7
+_PVID, _UNTAGGED, _RANGE_BEGIN, _RANGE_END = 2, 4, 8, 16
+_SELF_FLAG = 2
+_VLAN = struct.Struct("=HH")
+
+
+class Port:
+    """hairpinMode, portIsolation, macspoofchk, vlan, vlanTrunk, preserveDefaultVlan of the bridge plugin."""
+
+    __slots__ = ("hairpin", "isolated", "keep_default", "spoof_check", "trunk", "vlan")
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.hairpin = protocol.truth(config, "hairpinMode")
+        self.isolated = protocol.truth(config, "portIsolation")
+        self.spoof_check = protocol.truth(config, "macspoofchk")
+        self.keep_default = protocol.truth(config, "preserveDefaultVlan")
+        self.vlan = protocol.integer(config, "vlan")
+        if not 0 <= self.vlan <= 4094:
+            raise CNIError(INVALID_CONFIG, f"invalid VLAN ID {self.vlan}", "must be 0 to 4094")
+        self.trunk = [_range(item, i) for i, item in enumerate(protocol.array(config, "vlanTrunk"))]
+
+    def set(self, host: Socket, bridge: Link, port: Link, request: Request, mac: str) -> None:
+        """Set what the configuration asks for."""
+        data: list[bytes] = []
+        if self.hairpin:
+            data.append(u8(route.IFLA_BRPORT_MODE, 1))
+        if self.isolated:
+            data.append(u8(route.IFLA_BRPORT_ISOLATED, 1))
+        if data:
+            host.request(route.set_link(route.Change().port(*data), f"{port.name} (port)", port.index))
+        if self.vlan or self.trunk:
+            self._set_vlans(host, bridge, port)
+        if self.spoof_check:
+            _check_source(port.name, mac, links.owner(request).comment)
+
+    def _set_vlans(self, host: Socket, bridge: Link, port: Link) -> None:
+        filtering = route.Change().kind("bridge", u8(_BR_VLAN_FILTERING, 1))
+        host.request(route.set_link(filtering, f"{bridge.name} (vlan_filtering)", bridge.index))
+        messages: list[Message] = []
+        if not self.keep_default:
+            messages.append(_vlan(route.RTM_DELLINK, port, 0, 1))
+        # a trunk without a native VLAN keeps 1 for what comes untagged
+        messages.append(_vlan(route.RTM_SETLINK, port, _PVID | _UNTAGGED, self.vlan or 1))
+        for first, last in self.trunk:
+            messages.append(_vlan(route.RTM_SETLINK, port, 0, first, last))
+        host.request(*messages, accept=(ENOENT,))
+
+    def check(self, host: Socket, port: Link) -> None:
+        """CNIError if the port isn't as the configuration says."""
+        for on, kind, name in (
+            (self.hairpin, route.IFLA_BRPORT_MODE, "hairpin mode"),
+            (self.isolated, route.IFLA_BRPORT_ISOLATED, "isolation"),
+        ):
+            if on and port.slave.get(kind, b"\0")[:1] != b"\1":
+                raise CNIError(INTERNAL, f"port {port.name} is without {name}")
+
+    def unset(self, request: Request) -> None:
+        """Take back what isn't gone with the port itself."""
+        if self.spoof_check:
+            mine = links.owner(request).comment
+            _drop(lambda comment: comment == mine)
+
+    def collect(self, belongs: Callable[[str], bool], keep: frozenset[str]) -> None:
+        """Take back what belongs to no valid attachment."""
+        if self.spoof_check:
+            _drop(lambda comment: belongs(comment) and comment not in keep)
+
+
+def _range(item: Any, index: int) -> tuple[int, int]:
+    """`{"id": n}` or `{"minID": a, "maxID": b}` as (first, last)."""
+    if isinstance(item, dict):
+        one = protocol.integer(item, "id")
+        first, last = (one, one) if one else (protocol.integer(item, "minID"), protocol.integer(item, "maxID"))
+        if 1 <= first <= last <= 4094:
+            return first, last
+    raise CNIError(
+        INVALID_CONFIG, f"invalid vlanTrunk[{index}]: {item!r}", "must be {id} or {minID, maxID}, 1 to 4094, in order"
+    )
+
+
+def _vlan(type: int, port: Link, flags: int, first: int, last: int = 0) -> Message:
+    if last > first:
+        infos = [
+            attribute(_VLAN_INFO, _VLAN.pack(flags | _RANGE_BEGIN, first)),
+            attribute(_VLAN_INFO, _VLAN.pack(flags | _RANGE_END, last)),
+        ]
+    else:
+        infos = [attribute(_VLAN_INFO, _VLAN.pack(flags, first))]
+    payload = struct.pack("=BxHiII", route.AF_BRIDGE, 0, port.index, 0, 0) + nest(_IFLA_AF_SPEC, *infos)
+    return Message(type, 0, payload, f"RTM_SETLINK {port.name} (VLAN {first})")
+
+
+def _static() -> list[Message]:
+    """The bridge's table: frames from a checked port must bear a source address allowed there."""
+    name = table.NAME
+    load = nft.meta(nft.R0, nft.META_IIFNAME)
+    source = nft.payload(nft.R0 + 4, nft.LINK, 6, 6)
+    return [
+        nft.table(nft.BRIDGE, name),
+        nft.make_set(nft.BRIDGE, name, "checked", (nft.IFNAME,), id=1),
+        nft.make_set(nft.BRIDGE, name, "allowed", (nft.IFNAME, nft.ETHER), id=2),
+        nft.base_chain(nft.BRIDGE, name, "source", type="filter", hook=nft.PREROUTING, priority=nft.PRIORITY_RAW),
+        nft.rule(
+            nft.BRIDGE,
+            name,
+            "source",
+            load,
+            nft.lookup(nft.R0, "checked"),
+            source,
+            nft.lookup(nft.R0, "allowed", inverted=True),
+            nft.verdict(nft.DROP),
+        ),
+    ]
+
+
+def _check_source(port: str, mac: str, comment: str) -> None:
+    name = port.encode().ljust(16, b"\0")
+    messages = [
+        *nft.add_elements(nft.BRIDGE, table.NAME, "checked", [nft.Element(name, comment=comment)]),
+        *nft.add_elements(
+            nft.BRIDGE, table.NAME, "allowed", [nft.Element(name + route.mac_bytes(mac) + b"\0\0", comment=comment)]
+        ),
+    ]
+    with nft.open_nft() as socket:
+        try:
+            nft.commit(socket, messages)
+        except Error as error:
+            if error.errno != ENOENT:
+                raise
+            try:
+                nft.commit(socket, _static())
+            except Error as other:
+                if other.errno != EEXIST:
+                    raise
+            nft.commit(socket, messages)
+
+
+def _drop(mine: Callable[[str], bool]) -> None:
+    with nft.open_nft() as socket:
+        for set in _SPOOFING:
+            found = [e for e in nft.elements(socket, nft.BRIDGE, table.NAME, set) if e.comment and mine(e.comment)]
+            table.drop_elements(socket, nft.BRIDGE, set, found)

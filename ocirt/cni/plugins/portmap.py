@@ -1,0 +1,209 @@
+"""portmap: ports of the host that lead to the container.
+
+`backend` chooses how: `nftables` (maps in a table of ours), `proxy` (a program
+that takes connections and passes them on; one for all ports of an attachment)
+or `iptables` (rules as the reference plugin writes them).
+"""
+
+from __future__ import annotations
+
+from ocirt.cni import holders, ports, protocol, table
+from ocirt.cni.address import cidr_text, parse_cidr
+from ocirt.cni.plugins import links
+from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, NOT_AVAILABLE, UNSUPPORTED_FIELD, VERSIONS, CNIError
+from ocirt.errors import Error, Undo
+from ocirt.linux import netlink_conntrack, netlink_nft
+from ocirt.linux.netlink_nft import open_nft
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ocirt.cni.ports import PortMapping
+    from ocirt.cni.request import Request
+    from ocirt.cni.result import Result
+    from ocirt.linux.netlink_route import Address
+
+__all__ = ["VERSIONS", "add", "check", "delete", "gc", "status"]
+
+_BACKENDS = ("nftables", "proxy", "iptables")
+
+
+class _Config:
+    """The plugin's keys, checked."""
+
+    __slots__ = ("backend", "mappings", "masquerade_all", "snat")
+
+    def __init__(self, request: Request) -> None:
+        config = request.config
+        self.backend = protocol.string(config, "backend") or "nftables"
+        if self.backend not in _BACKENDS:
+            raise CNIError(INVALID_CONFIG, f"backend is {self.backend!r}", f"must be one of {', '.join(_BACKENDS)}")
+        self.snat = protocol.truth(config, "snat", True)
+        self.masquerade_all = protocol.truth(config, "masqAll")
+        mark = protocol.integer(config, "markMasqBit", 13)
+        if not 0 <= mark <= 31:
+            raise CNIError(INVALID_CONFIG, f"markMasqBit is {mark}", "must be 0 to 31")
+        if self.backend != "iptables":
+            for key in ("conditionsV4", "conditionsV6", "externalSetMarkChain"):
+                value = protocol.get(config, key)
+                if value:
+                    raise CNIError(
+                        UNSUPPORTED_FIELD,
+                        f"{key} {value!r} needs iptables",
+                        'set "backend": "iptables", or leave it out',
+                    )
+        self.mappings: list[PortMapping] = ports.parse(protocol.array(request.runtime, "portMappings", "runtimeConfig"))
+
+
+def _containers(request: Request, result: Result) -> dict[int, Address]:
+    """The first address of each family of the container's interface."""
+    found: dict[int, Address] = {}
+    for ip in result.container_ips(request.ifname):
+        address = parse_cidr(ip["address"])
+        found.setdefault(address[0], address)
+    return found
+
+
+def add(request: Request) -> Result:
+    """Map the ports; CNIError that names the holder of one that is taken."""
+    config = _Config(request)
+    result = request.needs_previous()
+    if not config.mappings:
+        return result
+    containers = _containers(request, result)
+    if not containers:
+        raise CNIError(INVALID_CONFIG, f"prevResult has no address for interface {request.ifname}")
+    if config.backend == "proxy":
+        from ocirt.cni import proxies
+
+        with open_nft() as nft:
+            taken = ports.holder_of(nft, config.mappings, links.owner(request))
+        if taken is not None:
+            raise taken
+        proxies.start(links.owner(request), config.mappings, {f: a[1] for f, a in containers.items()})
+        return result
+    holders.check_free(config.mappings, containers)
+    if config.backend == "iptables":
+        from ocirt.cni import iptables
+
+        iptables.map_ports(request, config.mappings, containers, snat=config.snat, everyone=config.masquerade_all)
+    else:
+        _map(request, config, containers)
+    if config.snat and 2 in containers:
+        _allow_loopback(result)
+    _forget_udp(config.mappings)
+    return result
+
+
+def _map(request: Request, config: _Config, containers: dict[int, Address]) -> None:
+    owner = links.owner(request)
+    with open_nft() as nft, Undo() as undo:
+        ports.add(nft, config.mappings, {f: a[1] for f, a in containers.items()}, owner)
+        undo.add("unmap the ports", lambda: ports.remove(nft, config.mappings, owner))
+        sets = [s for s, on in (("hairpin", config.snat), ("everyone", config.masquerade_all)) if on]
+        for name in sets:
+            for address in containers.values():
+                undo.add("stop masquerading", lambda n=name, a=address: table.drop_address(nft, n, a, owner))
+                table.add_address(nft, name, address, owner)
+
+
+def _allow_loopback(result: Result) -> None:
+    """Let connections to 127.0.0.1 leave by the bridge; the table's `loopback` chain keeps others from using that."""
+    for item in result.interfaces:
+        if not item.get("sandbox"):
+            links.write_sysctl(f"net/ipv4/conf/{item['name']}/route_localnet", "1", missing_ok=True)
+
+
+def _forget_udp(mappings: list[PortMapping]) -> None:
+    """A client that goes on sending keeps its old entry, and with it the old destination."""
+    wanted = [range(m.host, m.host + m.count) for m in mappings if m.protocol == "udp"]
+    if wanted:
+        with open_nft() as nft:
+            netlink_conntrack.forget(nft, netlink_nft.UDP, lambda port: any(port in r for r in wanted))
+
+
+def delete(request: Request) -> None:
+    """Unmap what is this attachment's, also without runtimeConfig and without prevResult."""
+    config = _Config(request)
+    owner = links.owner(request)
+    if config.backend == "proxy":
+        from ocirt.cni import proxies
+
+        proxies.stop(owner)
+        return
+    if config.backend == "iptables":
+        from ocirt.cni import iptables
+
+        iptables.unmap_ports(request)
+    else:
+        with open_nft() as nft:
+            ports.remove(nft, config.mappings, owner)
+            for name, on in (("hairpin", config.snat), ("everyone", config.masquerade_all)):
+                if on:
+                    _drop(nft, name, request, owner)
+    _forget_udp(config.mappings)
+
+
+def _drop(nft: netlink_nft.Socket, name: str, request: Request, owner: table.Owner) -> None:
+    known = list(_containers(request, request.previous).values()) if request.previous else []
+    if not known or not all([table.drop_address(nft, name, address, owner) for address in known]):
+        table.drop_owned(nft, (name,), lambda comment: comment == owner.comment)
+
+
+def check(request: Request) -> None:
+    """CNIError if a mapping is missing."""
+    config = _Config(request)
+    if not config.mappings:
+        return
+    assert request.previous is not None
+    containers = _containers(request, request.previous)
+    owner = links.owner(request)
+    if config.backend == "proxy":
+        from ocirt.cni import proxies
+
+        proxies.check(owner)
+    elif config.backend == "iptables":
+        from ocirt.cni import iptables
+
+        iptables.check_ports(request)
+    else:
+        with open_nft() as nft:
+            ports.check(nft, config.mappings, {f: a[1] for f, a in containers.items()}, owner)
+            if config.snat:
+                for family, address in containers.items():
+                    key = netlink_nft.Element(address[1])
+                    if netlink_nft.element(nft, family, table.NAME, "hairpin", key) is None:
+                        raise CNIError(INTERNAL, f"{cidr_text(address)} is not reached from its own network")
+
+
+def gc(request: Request, valid: frozenset[tuple[str, str]]) -> None:
+    """Unmap what belongs to no valid attachment of this network."""
+    config = _Config(request)
+    belongs = table.of_network(request.network)
+    keep = frozenset(table.Owner(request.network, *pair).comment for pair in valid)
+    if config.backend == "proxy":
+        from ocirt.cni import proxies
+
+        proxies.collect(belongs, keep)
+    elif config.backend == "iptables":
+        from ocirt.cni import iptables
+
+        iptables.collect(belongs, keep)
+    else:
+        with open_nft() as nft:
+            names = (*table.PORT_MAPS, "hairpin", "everyone")
+            table.drop_owned(nft, names, lambda comment: belongs(comment) and comment not in keep)
+
+
+def status(request: Request) -> None:
+    """CNIError (50) if the backend can't work here."""
+    config = _Config(request)
+    if config.backend == "iptables":
+        from ocirt.cni import iptables
+
+        iptables.check_available()
+    elif config.backend == "nftables":
+        try:
+            with open_nft() as nft:
+                netlink_nft.has_table(nft, netlink_nft.IP, table.NAME)
+        except Error as error:
+            raise CNIError(NOT_AVAILABLE, "the kernel has no nftables", str(error)) from error
