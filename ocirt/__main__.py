@@ -10,7 +10,7 @@ import os
 import sys
 
 from ocirt import log
-from ocirt.cli.parse import parse
+from ocirt.cli import parse
 from ocirt.errors import Error, doing
 
 TYPE_CHECKING = False

@@ -67,7 +67,6 @@ def create(runtime: Runtime, id: str, path: str, options: Options) -> Container:
     bundle = load(path, options.config)
     plan = _plan(id, bundle, options)
     cgroup = _check(runtime, plan, options)
-    seal.ensure(runtime.argv, plan)
     with doing(f"create container {id}"), Undo() as undo:
         container = Container.make(runtime.root, id, _record(plan, bundle))
         undo.add("remove the state directory", container.remove)
@@ -168,7 +167,10 @@ def _check(runtime: Runtime, plan: Plan, options: Options) -> Cgroup:
     if profile:
         plan.filter = seccomp.cached(profile, runtime.root, annotations=plan.config.get("annotations") or {})
         plan.keeps_sys_admin = not process.get("noNewPrivileges")
-    plan.uses_trampoline = trampoline.AVAILABLE and not seal.needed(plan)
+    needs_seal = seal.needed(plan)
+    if needs_seal:
+        seal.ensure(runtime.argv)
+    plan.uses_trampoline = trampoline.AVAILABLE and not needs_seal
     return cgroups.choose(
         linux,
         plan.id,
@@ -190,6 +192,7 @@ def _record(plan: Plan, bundle: Bundle) -> dict[str, Any]:
         "owner": "",
         "annotations": plan.config.get("annotations") or {},
         "pidNamespace": "pid" in plan.new,
+        "bounding": plan.capabilities.bounding,
     }
     later = {
         kind: wanted for kind, wanted in (plan.config.get("hooks") or {}).items() if kind in ("poststart", "poststop")
@@ -212,10 +215,7 @@ def _freezer(cgroup: Cgroup) -> list[str]:
 
 def _open_descriptors(plan: Plan, options: Options) -> None:
     """What init gets from the host as open descriptors, because it can't or mustn't look for it inside."""
-    null = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
-    if os.fstat(null).st_rdev != _NULL:
-        raise Error("/dev/null of the host is not the null device (character device 1:3)")
-    plan.null = null
+    plan.null = null_device()
     if options.console_socket:
         plan.console_socket = console.connect(options.console_socket).detach()
     elif options.console >= 0:
@@ -223,6 +223,14 @@ def _open_descriptors(plan: Plan, options: Options) -> None:
             plan.console_socket = options.console
         else:
             os.close(options.console)
+
+
+def null_device() -> int:
+    """The host's /dev/null, verified: an image can't have put it there (CVE-2025-31133)."""
+    null = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
+    if os.fstat(null).st_rdev != _NULL:
+        raise Error("/dev/null of the host is not the null device (character device 1:3)")
+    return null
 
 
 def _close_descriptors(plan: Plan) -> None:
@@ -244,16 +252,7 @@ def _limit(container: Container, plan: Plan, cgroup: Cgroup, pid: int) -> None:
     """Put init where it belongs, while it makes its mounts."""
     score = plan.process.get("oomScoreAdj")
     if score is not None:
-        # by the runtime: a process that isn't dumpable can't write it itself
-        with doing(f"set process.oomScoreAdj to {score}"):
-            fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(fd, b"%d" % score)
-            except OSError as error:
-                hint = "lowering it takes CAP_SYS_RESOURCE" if error.errno == 13 else ""
-                raise from_oserror(error, f"write {score} to /proc/{pid}/oom_score_adj", hint) from None
-            finally:
-                os.close(fd)
+        limits.set_oom_score(pid, score)
     with doing("join the cgroup"):
         cgroup.join(pid)
     with doing("apply linux.resources"):

@@ -13,6 +13,8 @@ from ocirt.linux import sched
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Self
+
     from ocirt.spec import Linux
 
 #: spec name: (clone flag, file below /proc/PID/ns)
@@ -97,11 +99,47 @@ def flags(types: frozenset[str] | set[str]) -> int:
 def needs_intermediate(new: frozenset[str], joined: dict[str, int]) -> bool:
     """Must a process stand between the runtime and init?
 
-    setns(pid) and the time namespace change only the children of the caller, and
-    a pid namespace that shall belong to a joined user namespace must be made from
-    inside it. Everything else one clone does.
+    A pid or time namespace that shall belong to the container's user namespace
+    must be made from inside it; and without privilege, those to join can be joined
+    from inside only. Everything else one clone does: root of the host joins them
+    for its next child (`children_in`).
     """
-    return "pid" in joined or "time" in joined or "time" in new or ("user" in joined and "pid" in new)
+    if "user" in joined and "pid" in new:
+        return True
+    if "user" in new or "user" in joined:
+        return "time" in new or (bool(_FOR_CHILDREN & joined.keys()) and os.geteuid() != 0)
+    return False
+
+
+#: setns(2) and unshare(2) put only the children of the caller into these.
+_FOR_CHILDREN = {"pid", "time"}
+
+
+class children_in:
+    """The next child is born in the pid and time namespaces of the plan; afterwards all is as before."""
+
+    __slots__ = ("_joined", "_linux", "_own", "kinds")
+
+    def __init__(self, new: frozenset[str], joined: dict[str, int], linux: Linux) -> None:
+        self.kinds = (_FOR_CHILDREN & joined.keys()) | (new & {"time"})
+        self._joined = joined
+        self._linux = linux
+        self._own: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        for kind in self.kinds:
+            self._own[kind] = os.open(f"/proc/self/ns/{TYPES[kind][1]}", os.O_RDONLY | os.O_CLOEXEC)
+            if kind in self._joined:
+                sched.setns(self._joined[kind], TYPES[kind][0], f"{kind} namespace")
+            else:
+                sched.unshare(TYPES[kind][0])
+                write_time_offsets(self._linux)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for kind, fd in self._own.items():
+            sched.setns(fd, TYPES[kind][0], f"own {kind} namespace")
+            os.close(fd)
 
 
 def join(joined: dict[str, int], kinds: set[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ocirt.errors import Error
+import os
+
+from ocirt.errors import Error, doing, from_oserror
 from ocirt.linux import sched
 
 TYPE_CHECKING = False
@@ -37,6 +39,20 @@ def apply(pid: int, process: Process) -> None:
         name, soft, hard = limit["type"], limit["soft"], limit["hard"]
         shown = f"prlimit({name}, soft={soft}, hard={hard})"
         sched.prlimit(pid, RLIMITS[name], soft, hard, shown)
+
+
+def set_oom_score(pid: int, score: int) -> None:
+    """Set process.oomScoreAdj; by the runtime, because a process that isn't dumpable can't do it itself."""
+    path = f"/proc/{pid}/oom_score_adj"
+    with doing(f"set process.oomScoreAdj to {score}"):
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"%d" % score)
+        except OSError as error:
+            hint = "lowering it takes CAP_SYS_RESOURCE" if error.errno == 13 else ""
+            raise from_oserror(error, f"write {score} to {path}", hint) from None
+        finally:
+            os.close(fd)
 
 
 def set_rlimits(plan: Plan) -> None:

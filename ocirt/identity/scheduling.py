@@ -60,24 +60,19 @@ DOMAINS = {"LINUX": 0x0000, "LINUX32": 0x0008}
 
 
 def reset_affinity(plan: Plan) -> None:
-    """give back the CPUs that the runtime's caller was bound to
+    """set the CPUs to run on
 
-    Otherwise a container started by a pinned process would stay pinned; the
-    cgroup's cpuset is what limits it.
+    A container started by a pinned process would stay pinned: it gets all that
+    its cpuset allows. For exec, execCPUAffinity decides.
     """
     if plan.cpu_affinity:
-        set_affinity(plan.cpu_affinity)
-        return
-    try:
-        # the kernel cuts the mask down to the cpuset's
-        os.sched_setaffinity(0, range(1024))
-    except OSError:
-        pass  # somebody (a sandbox) denies it: what was inherited stays
-
-
-def set_affinity(cpus: list[int]) -> None:
-    """sched_setaffinity(2) of this process."""
-    os.sched_setaffinity(0, cpus)
+        os.sched_setaffinity(0, plan.cpu_affinity)
+    elif plan.cpu_affinity is None:
+        try:
+            # the kernel cuts the mask down to the cpuset's
+            os.sched_setaffinity(0, range(1024))
+        except OSError:
+            pass  # somebody (a sandbox) denies it: what was inherited stays
 
 
 def parse_list(text: str) -> list[int]:

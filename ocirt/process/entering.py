@@ -98,6 +98,11 @@ def _with_user_search(keyctl: int, ring: int) -> int:
     return int(fields[3], 16) | 0x080000
 
 
+def open_root(plan: Plan) -> None:
+    """open the root of the container that was entered"""
+    plan.root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
 def raise_loopback(plan: Plan) -> None:
     """bring up the loopback interface of the new network namespace"""
     if "network" not in plan.new:

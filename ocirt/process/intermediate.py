@@ -1,7 +1,7 @@
-"""The process between the runtime and init, where one is needed: it makes init inside other namespaces.
+"""The process between the runtime and init, where one is needed: it makes init inside the user namespace.
 
 setns(2) to a pid namespace and both ways into a time namespace take effect for
-children only, and what belongs to a joined user namespace must be made inside it.
+children only (namespaces.needs_intermediate).
 """
 
 from __future__ import annotations

@@ -11,19 +11,19 @@ from ocirt.identity import seccomp
 from ocirt.linux import libc, numbers
 
 
-def hand_over(container: Container, number: int) -> None:
-    """Take descriptor `number` out of init and send it to linux.seccomp.listenerPath."""
+def hand_over(container: Container, pid: int, number: int) -> None:
+    """Take descriptor `number` out of the process and send it to linux.seccomp.listenerPath."""
     profile = (container.config().get("linux") or {}).get("seccomp") or {}
     with doing("hand the seccomp listener to the agent"):
-        pidfd = os.pidfd_open(container.pid)
+        pidfd = os.pidfd_open(pid)
         listener = libc.syscall("pidfd_getfd", numbers.PIDFD_GETFD, pidfd, number, 0)
         os.close(pidfd)
         state = {
             "ociVersion": container.record["ociVersion"],
             "fds": ["seccompFd"],
-            "pid": container.pid,
+            "pid": pid,
             "metadata": profile.get("listenerMetadata") or "",
-            "state": container.state("created", container.pid),
+            "state": container.state(None if pid != container.pid else "created"),
         }
         try:
             seccomp.send_listener(profile["listenerPath"], listener, dump_json(state))

@@ -35,7 +35,7 @@ class Plan:
         listener        listening socket on which `start` calls, None for exec
         capabilities    the five sets as masks (identity/capabilities.py), less what can't be granted
         keeps_sys_admin CAP_SYS_ADMIN stays until the seccomp filter is loaded
-        cpu_affinity    CPUs of exec's process (execCPUAffinity), empty: all
+        cpu_affinity    CPUs of exec's process (execCPUAffinity); empty: as they are; None: all
         size            (rows, columns) of the console, (0, 0) if not set
         state           (status, pid) -> the state JSON that hooks read on stdin
         console_socket  connected socket that wants the pty master, -1 if none
@@ -117,7 +117,7 @@ class Plan:
         self.listener: socket | None = None
         self.capabilities: Sets = None  # type: ignore[assignment]  # likewise
         self.keeps_sys_admin = False
-        self.cpu_affinity: list[int] = []
+        self.cpu_affinity: list[int] | None = None
         self.size = (0, 0)
         self.state: Callable[[str, int], bytes] = lambda _status, _pid: b"{}"
         self.steps: tuple[Step, ...] = ()

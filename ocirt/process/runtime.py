@@ -33,16 +33,22 @@ def spawn(plan: Plan, cgroup: int = -1) -> tuple[int, sync.Channel]:
     elif "user" in plan.joined:
         first = frozenset()
     else:
-        first = plan.new - {"cgroup"}
-    plan.entered = set(first)
+        first = plan.new - {"cgroup", "time"}
     gc.freeze()  # the collector must not touch, and so copy, the pages that init shares with us
     gc.disable()
-    pid = sched.clone(namespaces.flags(first), -1 if through else cgroup)
-    if pid == 0:
-        ours.socket.detach()
-        if through:
+    if through:
+        plan.entered = set(first)
+        pid = sched.clone(namespaces.flags(first))
+        if pid == 0:
+            ours.socket.detach()
             intermediate.main(plan, inherited)
-        init.main(plan, inherited)
+    else:
+        with namespaces.children_in(plan.new, plan.joined, plan.linux) as children:
+            plan.entered = set(first) | children.kinds
+            pid = sched.clone(namespaces.flags(first), cgroup)
+            if pid == 0:
+                ours.socket.detach()
+                init.main(plan, inherited)
     gc.enable()
     gc.unfreeze()
     theirs.close()

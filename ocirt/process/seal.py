@@ -27,12 +27,15 @@ if TYPE_CHECKING:
 _ST_RDONLY = 1
 
 
-def needed(plan: Plan) -> bool:
-    """Must the interpreter itself be sealed?"""
+def needed(plan: Plan, others: int = 0) -> bool:
+    """Must the interpreter itself be sealed?
+
+    others  capabilities that processes of the container may have already, as a mask
+    """
     if plan.userns:
         # root of the container is nobody to the host's files
         return False
-    if "pid" not in plan.new and plan.capabilities.bounding & SYS_PTRACE:
+    if "pid" not in plan.new and (plan.capabilities.bounding | others) & SYS_PTRACE:
         return True
     if not plan.process:
         return False
@@ -53,13 +56,13 @@ def is_sealed() -> bool:
         os.close(fd)
 
 
-def ensure(argv: tuple[str, ...], plan: Plan) -> None:
-    """Start the command over from a sealed interpreter, if this container needs one.
+def ensure(argv: tuple[str, ...]) -> None:
+    """Start the command over from a sealed interpreter, unless it runs from one.
 
     Nothing has been made yet, and the descriptors that the caller passed stay.
     Raises Unsupported in a library, whose process isn't ours to replace.
     """
-    if not needed(plan) or is_sealed():
+    if is_sealed():
         return
     if not argv:
         raise Unsupported(

@@ -24,7 +24,7 @@ def start_init(container: Container) -> None:
         channel.send("start")
         channel.receive("starting")
         os.unlink(f"{container.directory}/{SOCKET}")
-        await_execve(channel, container)
+        await_execve(channel, container, container.pid)
     except Gone as error:
         raise died(container, error) from None
     finally:
@@ -32,8 +32,8 @@ def start_init(container: Container) -> None:
     _run_poststart(container)
 
 
-def await_execve(channel: Channel, container: Container) -> None:
-    """Follow init to its execve."""
+def await_execve(channel: Channel, container: Container, pid: int) -> None:
+    """Follow a process to its execve."""
     executing = False
     while True:
         message = channel.receive("seccomp", "executing", *(("",) if executing else ()))
@@ -44,7 +44,7 @@ def await_execve(channel: Channel, container: Container) -> None:
             continue
         from ocirt.process.listener import hand_over
 
-        hand_over(container, int(message[1]))
+        hand_over(container, pid, int(message[1]))
         channel.send("watched")
 
 

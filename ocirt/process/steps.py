@@ -25,6 +25,7 @@ from ocirt.process.entering import (
     make_keyring,
     make_other_namespaces,
     make_session,
+    open_root,
     raise_loopback,
     wait_for_go,
 )
@@ -49,6 +50,7 @@ from ocirt.process.starting import (
     wait_for_start,
 )
 from ocirt.rootfs import ENTER_ROOT, MOUNTS, SEAL
+from ocirt.rootfs.pivot import open_procfs
 from ocirt.sysctl import write_sysctls
 
 ENTER = (
@@ -119,7 +121,7 @@ CREATE = (
     run_start_container_hooks,
     *FINISH,
 )
-EXEC = (*ENTER, open_console, *PROCESS, tell_ready, *FINISH)
+EXEC = (*ENTER, open_root, open_procfs, open_console, *PROCESS, tell_ready, *FINISH)
 
 #: (earlier, later, why)
 ORDER = (

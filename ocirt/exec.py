@@ -1,0 +1,197 @@
+"""`exec`: one more process in a container, by the same steps as its first.
+
+The process gets what the container's first one has by the configuration as it
+was at create (runtime.md, Lifecycle, step 2), with what the caller changes.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ocirt import console, namespaces
+from ocirt.container import PAUSED, STOPPED, Container, end_process
+from ocirt.creating import null_device, send_pidfd, write_pid_file
+from ocirt.errors import Undo, WrongState, doing
+from ocirt.identity import capabilities, labels, limits, scheduling, seccomp
+from ocirt.process import seal, steps, trampoline
+from ocirt.process.plan import Plan
+from ocirt.process.runtime import spawn
+from ocirt.process.start import await_execve, died
+from ocirt.process.sync import Channel, Gone
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ocirt.cgroups.base import Cgroup
+    from ocirt.lifecycle import Runtime
+    from ocirt.spec import Process
+
+
+class Options:
+    """How exec runs a process.
+
+    console_socket, console  path of, or connected socket for the terminal's master
+    pid_file, pidfd_socket, preserve_fds, no_new_keyring   as for create
+    cgroups        `[controller:]path` below the container's cgroup each
+    ignore_paused  do it in a paused container as well: the process stands still until resume
+    """
+
+    __slots__ = (
+        "cgroups",
+        "console",
+        "console_socket",
+        "ignore_paused",
+        "no_new_keyring",
+        "pid_file",
+        "pidfd_socket",
+        "preserve_fds",
+    )
+
+    def __init__(
+        self,
+        *,
+        console_socket: str | None = None,
+        console: int = -1,
+        pid_file: str | None = None,
+        pidfd_socket: str | None = None,
+        preserve_fds: int = 0,
+        no_new_keyring: bool = False,
+        cgroups: tuple[str, ...] = (),
+        ignore_paused: bool = False,
+    ) -> None:
+        self.console_socket = console_socket
+        self.console = console
+        self.pid_file = pid_file
+        self.pidfd_socket = pidfd_socket
+        self.preserve_fds = preserve_fds
+        self.no_new_keyring = no_new_keyring
+        self.cgroups = cgroups
+        self.ignore_paused = ignore_paused
+
+
+def load(runtime: Runtime, id: str, *, ignore_paused: bool = False) -> Container:
+    """The container, if a process can be run in it; NotFound, WrongState."""
+    container = Container.load(runtime.root, id)
+    status = container.status()
+    if status == STOPPED or not container.pid:
+        raise WrongState(f"cannot exec in a {status} container: {id}")
+    if status == PAUSED and not ignore_paused:
+        raise WrongState("cannot exec in a paused container (use --ignore-paused to override)")
+    return container
+
+
+def execute(runtime: Runtime, container: Container, config: dict[str, Any], process: Process, options: Options) -> int:
+    """Run `process` in the container; its pid, once it has executed its program.
+
+    config   the container's configuration (container.config())
+    process  as config.json's `process`, validated
+    Raises Error; nothing is left running then.
+    """
+    plan = _plan(container, config, process, options)
+    cgroup = _check(runtime, container, plan, options)
+    with doing("exec"), Undo() as undo:
+        _open_descriptors(plan, options)
+        descriptor = cgroup.exec_descriptor(list(options.cgroups), container.pid)
+        try:
+            pid, channel = spawn(plan, descriptor)
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        undo.add("kill the process", lambda: end_process(pid))
+        try:
+            _follow(container, plan, cgroup, options, pid, channel)
+        except Gone as error:
+            raise died(container, error) from None
+        if options.pid_file:
+            write_pid_file(options.pid_file, pid)
+        if options.pidfd_socket:
+            send_pidfd(options.pidfd_socket, pid)
+    return pid
+
+
+def _plan(container: Container, config: dict[str, Any], process: Process, options: Options) -> Plan:
+    changed = {**config, "process": process}
+    plan = Plan(container.id, container.record["bundle"], container.record["rootfs"], changed)  # type: ignore[arg-type]
+    plan.steps = steps.EXEC
+    plan.preserve_fds = options.preserve_fds
+    plan.no_new_keyring = options.no_new_keyring
+    size = process.get("consoleSize")
+    if process.get("terminal") and size:
+        plan.size = (size["height"], size["width"])
+    affinity = process.get("execCPUAffinity") or {}
+    if affinity:
+        final = affinity.get("final")
+        plan.cpu_affinity = scheduling.parse_list(final) if final else []
+    return plan
+
+
+def _check(runtime: Runtime, container: Container, plan: Plan, options: Options) -> Cgroup:
+    """What can go wrong before anything is started."""
+    from ocirt import cgroups
+
+    process, linux = plan.process, plan.linux
+    console.check(bool(process.get("terminal")), options.console_socket, options.console)
+    labels.check_available(process)
+    plan.joined = _namespaces_of(container)
+    plan.userns = "user" in plan.joined
+    plan.capabilities = capabilities.grantable(process.get("capabilities"))
+    profile = linux.get("seccomp")
+    if profile:
+        annotations = plan.config.get("annotations") or {}
+        plan.filter = seccomp.cached(profile, runtime.root, annotations=annotations)
+        plan.keeps_sys_admin = not process.get("noNewPrivileges")
+    # whoever lives in the container by now may have had what its first process had
+    needs_seal = seal.needed(plan, others=container.record.get("bounding", 0))
+    if needs_seal:
+        seal.ensure(runtime.argv)
+    plan.uses_trampoline = trampoline.AVAILABLE and not needs_seal
+    return cgroups.load(container.record.get("cgroup") or {"manager": "disabled"})
+
+
+def _namespaces_of(container: Container) -> dict[str, int]:
+    """The namespaces of init that aren't ours: {type: fd}, the user namespace first."""
+    joined: dict[str, int] = {}
+    for kind, (_, file) in namespaces.TYPES.items():
+        path = f"/proc/{container.pid}/ns/{file}"
+        try:
+            theirs, own = os.stat(path), os.stat(f"/proc/self/ns/{file}")
+        except FileNotFoundError:
+            continue  # the kernel has no such namespaces
+        if (theirs.st_dev, theirs.st_ino) != (own.st_dev, own.st_ino):
+            joined[kind] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if not container.alive():
+        raise WrongState(f"cannot exec in a stopped container: {container.id}")
+    return joined
+
+
+def _open_descriptors(plan: Plan, options: Options) -> None:
+    plan.null = null_device()
+    if options.console_socket:
+        plan.console_socket = console.connect(options.console_socket).detach()
+    elif options.console >= 0:
+        if plan.process.get("terminal"):
+            plan.console_socket = options.console
+        else:
+            os.close(options.console)
+
+
+def _follow(container: Container, plan: Plan, cgroup: Cgroup, options: Options, pid: int, channel: Channel) -> None:
+    """The conversation, until the program has been executed."""
+    initial = (plan.process.get("execCPUAffinity") or {}).get("initial")
+    if initial:
+        os.sched_setaffinity(pid, scheduling.parse_list(initial))
+    cgroup.join_exec(pid, list(options.cgroups), container.pid)
+    score = plan.process.get("oomScoreAdj")
+    if score is not None:
+        limits.set_oom_score(pid, score)
+    channel.send("go")
+    if channel.receive("limits", "ready")[0] == "limits":
+        limits.apply(pid, plan.process)
+        channel.send("limited")
+        channel.receive("ready")
+    for fd in (plan.null, plan.console_socket, *plan.joined.values()):
+        if fd >= 0:
+            os.close(fd)
+    await_execve(channel, container, pid)
+    channel.close()
