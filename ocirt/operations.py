@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 
 from ocirt import cgroups
+from ocirt.cgroups.conversions import section
 from ocirt.container import CREATING, PAUSED, STOPPED, Container
 from ocirt.errors import Error, InvalidConfig, WrongState, doing
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from ocirt.cgroups.base import Cgroup
     from ocirt.lifecycle import Runtime
 
+#: Where 0 is a value; elsewhere it is how engines write "leave it".
+ZEROS = (("cpu", "idle"), ("cpu", "burst"), ("memory", "swappiness"), ("pids", "limit"))
 #: Sections of linux.resources whose new keys join the old ones; the others are lists, and are replaced.
 MERGED = ("memory", "cpu", "pids", "blockIO", "network", "rdma", "unified")
 
@@ -128,23 +131,19 @@ def update(runtime: Runtime, id: str, resources: Mapping[str, Any], rdt: Mapping
 
 
 def _configured(container: Container) -> Mapping[str, Any]:
-    return (container.config().get("linux") or {}).get("resources") or {}
+    return section(section(container.config(), "linux"), "resources")
 
 
 def merge(current: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """linux.resources after an update: values that are set replace the old ones, 0 and absence don't."""
     merged = dict(current)
-    for section, part in new.items():
-        if section in MERGED and part:
-            merged[section] = {**(current.get(section) or {}), **{k: v for k, v in part.items() if _given(k, v)}}
-        elif part or section == "devices":
-            merged[section] = part
+    for name, part in new.items():
+        if name in MERGED and part:
+            given = {key: value for key, value in part.items() if value not in (0, "", None) or (name, key) in ZEROS}
+            merged[name] = {**section(current, name), **given}
+        elif part or name == "devices":
+            merged[name] = part
     return merged
-
-
-def _given(key: str, value: object) -> bool:
-    """Is it a value, or how an engine writes "leave it"? 0 counts where it is the opposite of 1, or a limit."""
-    return key in ("idle", "burst", "swappiness") or value not in (0, "", None)
 
 
 def _complete(new: Mapping[str, Any], merged: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,7 +166,7 @@ def _restore(
     error: Error,
 ) -> None:
     """Write what was there before over what an update has changed before it failed."""
-    old = {section: current[section] for section in new if current.get(section)}
+    old = {name: current[name] for name in new if current.get(name)}
     if "devices" in new:
         old["devices"] = current.get("devices") or []
     try:
@@ -200,7 +199,7 @@ def size(text: str, option: str) -> int:
     elif power > 0:
         whole, point, part = number.partition(".")
         if point and (whole + part).isascii() and whole.isdigit() and part.isdigit():
-            return int(whole + part) * (1 << 10 * power) // 10 ** len(part)
+            return (int(whole + part) << 10 * power) // int("1" + "0" * len(part))
     raise InvalidConfig(f"{option}: {text!r} is no number of bytes (a number with k, m, g or t, or -1)")
 
 

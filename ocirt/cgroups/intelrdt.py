@@ -165,4 +165,21 @@ def _put(path: str, value: str) -> None:
             raise files.failed(path, shown, error, files.read_or(status).strip()) from error
 
 
-__all__ = ["apply", "mountpoint", "remove", "schemata", "update"]
+def stats(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The class's schemata, and what its monitoring group has counted, a domain each."""
+    found: dict[str, Any] = {}
+    for line in files.read_or(record["directory"] + "/schemata").split("\n"):
+        kind = line.strip().partition(":")[0]
+        if kind in ("L3", "MB"):
+            found["l3_cache_schema" if kind == "L3" else "mem_bw_schema"] = line.strip()
+    data = (record.get("monitoring") or record["directory"]) + "/mon_data"
+    for domain in sorted(files.subdirectories(data)):
+        base = f"{data}/{domain}/"
+        occupancy = files.read_or(base + "llc_occupancy")
+        if occupancy.isdecimal():
+            found.setdefault("cmt_stats", []).append({"llc_occupancy": int(occupancy)})
+        total, local = files.read_or(base + "mbm_total_bytes"), files.read_or(base + "mbm_local_bytes")
+        if total.isdecimal():
+            entry = {"mbm_total_bytes": int(total), "mbm_local_bytes": int(local) if local.isdecimal() else 0}
+            found.setdefault("mbm_stats", []).append(entry)
+    return found

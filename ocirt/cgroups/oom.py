@@ -1,0 +1,99 @@
+"""Waiting for the OOM killer and for the end of a container, by the kernel's own notices."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from ocirt.cgroups import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ocirt.cgroups.base import Cgroup
+
+
+class Watch:
+    """What to wait for: a process's end (pidfd), an OOM kill in a cgroup. Close it.
+
+    v1   an eventfd that cgroup.event_control binds to memory.oom_control; it also fires when the cgroup goes
+    v2   POLLPRI of memory.events
+    """
+
+    __slots__ = ("_cgroup", "_fds", "_init", "_kills", "_notice", "_poll")
+
+    def __init__(self, pid: int, cgroup: Cgroup) -> None:
+        self._cgroup = cgroup
+        self._poll = select.poll()
+        self._fds: list[int] = []
+        self._notice = -1
+        self._kills = cgroup.oom_kills()
+        try:
+            self._init = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._init = -1
+            return
+        self._fds.append(self._init)
+        self._poll.register(self._init, select.POLLIN)
+        directory = cgroup.path("memory")
+        if directory:
+            self._register(directory)
+
+    def _register(self, directory: str) -> None:
+        try:
+            self._notice = os.open(directory + "/memory.events", os.O_RDONLY | os.O_CLOEXEC)
+            self._fds.append(self._notice)
+            os.read(self._notice, 4096)
+            self._poll.register(self._notice, select.POLLPRI)
+            return
+        except FileNotFoundError:
+            pass
+        try:
+            control = os.open(directory + "/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        self._fds.append(control)
+        self._notice = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._fds.append(self._notice)
+        files.write(directory + "/cgroup.event_control", f"{self._notice} {control}")
+        self._poll.register(self._notice, select.POLLIN)
+
+    def wait(self, timeout: float) -> str:
+        """ "oom", "end", or "" after `timeout` seconds."""
+        until = time.monotonic() + timeout
+        while self._init >= 0:
+            left = until - time.monotonic()
+            ready = dict(self._poll.poll(max(0.0, left) * 1000))
+            if self._notice in ready:
+                self._rearm()
+                kills = self._cgroup.oom_kills()
+                if kills > self._kills:
+                    self._kills = kills
+                    return "oom"
+            if self._init in ready:
+                return "end"
+            if not ready:
+                return ""
+        return "end"
+
+    def _rearm(self) -> None:
+        try:
+            os.eventfd_read(self._notice)
+        except OSError:
+            # memory.events: reading it is what makes the next change an event
+            try:
+                os.pread(self._notice, 4096, 0)
+            except OSError:
+                self._poll.unregister(self._notice)  # the cgroup is gone
+
+    def close(self) -> None:
+        """Stop watching."""
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *ignored: object) -> None:
+        self.close()
