@@ -6,8 +6,9 @@ import ocirt
 from ocirt import hooks, namespaces
 from ocirt.commands import Options, indented, write
 from ocirt.commands.version import SPEC, commit
-from ocirt.identity import capabilities, scheduling
+from ocirt.identity import scheduling
 from ocirt.identity.seccomp import arches, names
+from ocirt.linux.capability import NAMES
 from ocirt.rootfs import options as mount_options
 
 TYPE_CHECKING = False
@@ -37,7 +38,7 @@ def features() -> dict[str, Any]:
         "mountOptions": list(mount_options.NAMES),
         "linux": {
             "namespaces": sorted(namespaces.TYPES),
-            "capabilities": list(capabilities.NAMES),
+            "capabilities": list(NAMES),
             "cgroup": {"v1": True, "v2": False, "systemd": False, "systemdUser": False, "rdma": True},
             "seccomp": {
                 "enabled": True,

@@ -31,8 +31,8 @@ def check(config: Config, raw: bytes | None = None) -> None:
 
 
 def problems(config: Config, raw: bytes | None = None) -> list[Problem]:
-    """Every error and warning of the configuration; repairs it like check."""
-    return _find("config", config, raw)
+    """Every error and warning of the configuration, and advice that check doesn't log; repairs it like check."""
+    return _find("config", config, raw, advice=True)
 
 
 def check_process(process: Process, config: Config) -> None:
@@ -49,7 +49,9 @@ def check_resources(resources: Resources) -> None:
 _PREFIX = {"config": "", "process": "process.", "resources": "linux.resources."}
 
 
-def _find(what: str, value: Any, raw: bytes | None, config: Config | None = None) -> list[Problem]:
+def _find(
+    what: str, value: Any, raw: bytes | None, config: Config | None = None, advice: bool = False
+) -> list[Problem]:
     """The problems of a configuration or a part of it; `what` is the entry point and the schema's name."""
     found = clean(value, raw)
     odd: list[Any] = []
@@ -64,7 +66,7 @@ def _find(what: str, value: Any, raw: bytes | None, config: Config | None = None
     elif what == "resources":
         whole = {"linux": {"resources": value}}
     errors = {p.path for p in found if p.severity == "error"}
-    for problem in semantic.find(what, whole, shaped):
+    for problem in semantic.find(what, whole, shaped, advice):
         problem.path = problem.path.removeprefix(_PREFIX[what])
         if problem.path not in errors:  # one reason a value is enough
             found.append(problem)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ocirt.validation.problem import Problem
 
 
-def rules(what: str, config: Config) -> tuple[Rule, ...]:
+def rules(what: str, config: Config, advice: bool = False) -> tuple[Rule, ...]:
     """The rules for a whole configuration ("config") or a part of it ("process", "resources")."""
     chosen: tuple[Rule, ...] = ()
     if what == "config":
@@ -42,19 +42,23 @@ def rules(what: str, config: Config) -> tuple[Rule, ...]:
             from ocirt.validation.rules import rdt
 
             chosen += rdt.RULES
+    if advice:
+        from ocirt.validation.rules import advice as more
+
+        chosen += more.RULES
     return chosen
 
 
-def find(what: str, config: Config, shaped: bool) -> list[Problem]:
+def find(what: str, config: Config, shaped: bool, advice: bool = False) -> list[Problem]:
     """What the rules find; where the shape isn't right, as far as it lets them look."""
     found = Found()
     if shaped:
-        for rule in rules(what, config):
+        for rule in rules(what, config, advice):
             found.rule = rule
             rule(config, found)
         return found.problems
     try:
-        chosen = rules(what, config)
+        chosen = rules(what, config, advice)
     except (AttributeError, TypeError):
         return []
     for rule in chosen:

@@ -6,61 +6,8 @@ from ocirt.validation.rules.basics import environment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Literal
-
     from ocirt.spec import Config, IDMapping
     from ocirt.validation.found import Found, Rule
-
-    Set = Literal["bounding", "effective", "inheritable", "permitted", "ambient"]
-
-#: capabilities(7), in the kernel's order.
-CAPABILITIES = frozenset(
-    [
-        "CAP_CHOWN",
-        "CAP_DAC_OVERRIDE",
-        "CAP_DAC_READ_SEARCH",
-        "CAP_FOWNER",
-        "CAP_FSETID",
-        "CAP_KILL",
-        "CAP_SETGID",
-        "CAP_SETUID",
-        "CAP_SETPCAP",
-        "CAP_LINUX_IMMUTABLE",
-        "CAP_NET_BIND_SERVICE",
-        "CAP_NET_BROADCAST",
-        "CAP_NET_ADMIN",
-        "CAP_NET_RAW",
-        "CAP_IPC_LOCK",
-        "CAP_IPC_OWNER",
-        "CAP_SYS_MODULE",
-        "CAP_SYS_RAWIO",
-        "CAP_SYS_CHROOT",
-        "CAP_SYS_PTRACE",
-        "CAP_SYS_PACCT",
-        "CAP_SYS_ADMIN",
-        "CAP_SYS_BOOT",
-        "CAP_SYS_NICE",
-        "CAP_SYS_RESOURCE",
-        "CAP_SYS_TIME",
-        "CAP_SYS_TTY_CONFIG",
-        "CAP_MKNOD",
-        "CAP_LEASE",
-        "CAP_AUDIT_WRITE",
-        "CAP_AUDIT_CONTROL",
-        "CAP_SETFCAP",
-        "CAP_MAC_OVERRIDE",
-        "CAP_MAC_ADMIN",
-        "CAP_SYSLOG",
-        "CAP_WAKE_ALARM",
-        "CAP_BLOCK_SUSPEND",
-        "CAP_AUDIT_READ",
-        "CAP_PERFMON",
-        "CAP_BPF",
-        "CAP_CHECKPOINT_RESTORE",
-    ]
-)
-
-_SETS: tuple[Set, ...] = ("bounding", "effective", "inheritable", "permitted", "ambient")
 
 
 def program(config: Config, found: Found) -> None:
@@ -110,30 +57,6 @@ def rlimits(config: Config, found: Found) -> None:
             found.error(f"{path}.soft", f"must not be more than hard, which is {limit['hard']}", limit["soft"])
 
 
-def capabilities(config: Config, found: Found) -> None:
-    """A capability that doesn't exist or can't be granted "MUST be logged as a warning by the runtime".
-
-    [config.md, Linux Process]
-    """
-    sets = (config.get("process") or {}).get("capabilities")
-    if not sets:
-        return
-    unknown: dict[str, str] = {}
-    for key in _SETS:
-        for index, name in enumerate(sets.get(key) or ()):
-            if name not in CAPABILITIES:
-                unknown.setdefault(name, f"process.capabilities.{key}[{index}]")
-    for name, path in unknown.items():
-        upper = name.upper() if name.upper().startswith("CAP_") else f"CAP_{name.upper()}"
-        hint = f"did you mean {upper}?" if upper in CAPABILITIES else ""
-        found.warn(path, "ignoring unknown or unavailable capabilities", name, hint)
-    needed = {*(sets.get("permitted") or ())} & {*(sets.get("inheritable") or ())}
-    for index, name in enumerate(sets.get("ambient") or ()):
-        if name in CAPABILITIES and name not in needed:
-            message = "can't be granted: an ambient capability must be permitted and inheritable as well"
-            found.warn(f"process.capabilities.ambient[{index}]", message, name)
-
-
 def ids_are_mapped(config: Config, found: Found) -> None:
     """A process can only have IDs that its user namespace knows.
 
@@ -157,4 +80,4 @@ def _mapped(number: int | None, mappings: list[IDMapping] | None, path: str, fou
         found.error(path, f"is not mapped in the user namespace: no entry of linux.{key} holds it", number)
 
 
-RULES: tuple[Rule, ...] = (program, process_environment, console_size, rlimits, capabilities, ids_are_mapped)
+RULES: tuple[Rule, ...] = (program, process_environment, console_size, rlimits, ids_are_mapped)
