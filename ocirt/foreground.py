@@ -12,6 +12,7 @@ import fcntl
 import os
 import select
 
+from ocirt import exec as execution
 from ocirt import lifecycle
 from ocirt.errors import Undo
 from ocirt.lifecycle import Runtime
@@ -58,19 +59,15 @@ def run(
         return 0
     if subreaper:
         prctl.prctl(prctl.PR_SET_CHILD_SUBREAPER, 1)
-    watched = {number for number in range(1, _signal.NSIG) if number not in signals.RESERVED} - _FAULTS
-    _signal.pthread_sigmask(_signal.SIG_BLOCK, watched)
-    ours = None
+    signal_fd = _watch_signals()
     with Undo() as undo:
-        if not creation.get("console_socket"):
-            ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
-            creation["console"] = theirs.detach()
+        ours = _console(creation)
         container = lifecycle.create(runtime, id, bundle, **creation)
         undo.add("delete the container", lambda: lifecycle.delete(runtime, id, force=True))
         terminal = _Terminal.receive(ours) if ours else None
         try:
             relay = lifecycle.start(runtime, id, relay=False)
-            status = _attend(container, signals.signalfd(watched), terminal, relay)
+            status = _attend(container.pid, signal_fd, terminal, relay)
         finally:
             if terminal:
                 terminal.restore()
@@ -79,12 +76,47 @@ def run(
     return status
 
 
+def execute(
+    runtime: Runtime, container: Container, config: dict[str, Any], process: Any, *, detach: bool, **creation: Any
+) -> int:
+    """Run a process in a container (exec.execute) and wait for it unless detached; its exit status."""
+    if detach:
+        execution.execute(runtime, container, config, process, execution.Options(**creation))
+        return 0
+    prctl.prctl(prctl.PR_SET_CHILD_SUBREAPER, 1)
+    signal_fd = _watch_signals()
+    ours = _console(creation)
+    pid = execution.execute(runtime, container, config, process, execution.Options(**creation))
+    terminal = _Terminal.receive(ours) if ours else None
+    try:
+        return _attend(pid, signal_fd, terminal, None)
+    finally:
+        if terminal:
+            terminal.restore()
+
+
+def _watch_signals() -> int:
+    """Block what is to be forwarded and give the descriptor that it is read from."""
+    watched = {number for number in range(1, _signal.NSIG) if number not in signals.RESERVED} - _FAULTS
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, watched)
+    return signals.signalfd(watched)
+
+
+def _console(creation: dict[str, Any]) -> _socket.socket | None:
+    """Our end of a console socket of our own, unless the caller has one."""
+    if creation.get("console_socket"):
+        return None
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    creation["console"] = theirs.detach()
+    return ours
+
+
 #: Faults of this process itself: they must not wait in a descriptor.
 _FAULTS = {_signal.SIGSEGV, _signal.SIGBUS, _signal.SIGILL, _signal.SIGFPE, _signal.SIGTRAP, _signal.SIGSYS}
 
 
-def _attend(container: Container, signal_fd: int, terminal: _Terminal | None, relay: Relay | None) -> int:
-    """Forward signals and the terminal until init has ended; its exit status."""
+def _attend(pid: int, signal_fd: int, terminal: _Terminal | None, relay: Relay | None) -> int:
+    """Forward signals and the terminal until process `pid` has ended; its exit status."""
     poll = select.poll()
     poll.register(signal_fd, select.POLLIN)
     if terminal:
@@ -104,8 +136,8 @@ def _attend(container: Container, signal_fd: int, terminal: _Terminal | None, re
                 if number == _signal.SIGWINCH and terminal:
                     terminal.resize()
                 elif number not in _NOT_FORWARDED:
-                    _forward(container.pid, number)
-        status = _reap(container.pid)
+                    _forward(pid, number)
+        status = _reap(pid)
         if status is not None:
             if terminal:
                 terminal.drain()
@@ -119,8 +151,8 @@ def _forward(pid: int, number: int) -> None:
         pass  # it has just ended: the next round sees that
 
 
-def _reap(init: int) -> int | None:
-    """Reap every child that has ended; init's exit status if it is among them."""
+def _reap(wanted: int) -> int | None:
+    """Reap every child that has ended; the exit status of `wanted` if it is among them."""
     found = None
     while True:
         try:
@@ -129,7 +161,7 @@ def _reap(init: int) -> int | None:
             return found
         if pid == 0:
             return found
-        if pid == init:
+        if pid == wanted:
             found = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 

@@ -7,6 +7,8 @@ raised: `ocirt.__main__` prints them.
 from __future__ import annotations
 
 import os
+import sys
+import sys
 
 from ocirt.errors import Error, doing
 
@@ -40,6 +42,7 @@ def runtime(options: Options) -> Runtime:
         cgroup_manager="systemd" if options.systemd_cgroup else options.cgroup_manager,
         rootless=options.rootless == "true" or (options.rootless == "auto" and is_rootless()),
         debug=options.debug,
+        argv=tuple(sys.orig_argv[1:]),
     )
 
 

@@ -40,13 +40,11 @@ def _run(plan: Plan, kind: str, status: str, cwd: str | None) -> None:
 
 def tell_ready(plan: Plan) -> None:
     """tell the runtime that everything but the program is done"""
-    if plan.listener is None:
-        plan.channel.send("ready")
-        return
     # from here on this process lives on without the runtime, which may be gone the moment it has read this
     prctl.prctl(prctl.PR_SET_PDEATHSIG, 0)
     plan.channel.send("ready")
-    plan.channel.close()
+    if plan.listener is not None:
+        plan.channel.close()
 
 
 def wait_for_start(plan: Plan) -> None:
