@@ -23,16 +23,10 @@ _EEXIST = 17
 
 def bind(plan: Plan, source: str, destination: str, o: Options) -> None:
     """Mount the file or directory `source` of the host at `destination`."""
-    path = os.fsencode(source)
     if o.marks & options.COPY_SYMLINK and _copy_symlink(plan, source, destination):
         return
-    flags = m.OPEN_TREE_CLONE
-    if o.bind & m.MS_REC:
-        flags |= m.AT_RECURSIVE
-    if o.marks & options.SRC_NOFOLLOW:
-        flags |= m.AT_SYMLINK_NOFOLLOW
     try:
-        tree = m.open_tree(m.AT_FDCWD, path, flags)
+        tree = clone(source, o)
     except Error as error:
         if error.errno != libc.ENOSYS:
             raise explain.bind(error, source) from None
@@ -52,6 +46,25 @@ def bind(plan: Plan, source: str, destination: str, o: Options) -> None:
     finally:
         os.close(target)
     finish(plan, destination, tree, o)
+
+
+def clone(source: str, o: Options) -> int:
+    """A detached clone of the source of a bind mount."""
+    flags = m.OPEN_TREE_CLONE
+    if o.bind & m.MS_REC:
+        flags |= m.AT_RECURSIVE
+    if o.marks & options.SRC_NOFOLLOW:
+        flags |= m.AT_SYMLINK_NOFOLLOW
+    return m.open_tree(m.AT_FDCWD, os.fsencode(source), flags)
+
+
+def finish_detached(tree: int, destination: str, o: Options) -> None:
+    """Give a detached bind mount its attributes."""
+    if o.set | o.clear:
+        late = targets.clean(destination) == "/dev"
+        m.mount_setattr(tree, 0, o.set & ~m.MOUNT_ATTR_RDONLY if late else o.set, o.clear)
+    if o.rset | o.rclear:
+        m.mount_setattr(tree, m.AT_RECURSIVE, o.rset, o.rclear)
 
 
 def _bind_by_path(plan: Plan, source: str, destination: str, o: Options) -> None:

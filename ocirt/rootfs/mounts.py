@@ -137,24 +137,16 @@ def _mount_new(plan: Plan, destination: str, target: int, kind: str, source: str
     text = ",".join(data)
     if more and not o.flags & m.MS_I_VERSION and len(max(data, key=len, default="")) < m.FSCONFIG_STRING_MAX:
         try:
-            tree = _new_tree(kind, source, o.flags, attributes, data)
-            if o.marks & options.TMPCOPYUP:
-                plan.copy_up(target, tree)
-            m.move_mount(tree, target)
+            tree = _detached(kind, source, o.flags, attributes, data)
+        except Error as error:
+            raise explain.new_mount(plan, error, destination, kind, source, o, data) from None
+        if tree >= 0 and _attach(plan, tree, target, o):
             finish(plan, destination, tree, o, new=True)
             return
-        except Error as error:
-            if error.errno != libc.ENOSYS:
-                raise explain.new_mount(plan, error, destination, kind, source, o, data) from None
     known = targets.mount_ids(plan) if more else set[int]()
+    flags = m.flags_of(attributes) | o.flags
     try:
-        m.mount(
-            source.encode(),
-            m.by_fd(plan.proc, target),
-            kind.encode(),
-            m.flags_of(attributes) | o.flags,
-            text.encode() if text else None,
-        )
+        m.mount(source.encode(), m.by_fd(plan.proc, target), kind.encode(), flags, text.encode() if text else None)
     except Error as error:
         raise explain.new_mount(plan, error, destination, kind, source, o, data) from None
     if more:
@@ -164,13 +156,31 @@ def _mount_new(plan: Plan, destination: str, target: int, kind: str, source: str
         finish(plan, destination, tree, o, new=True)
 
 
-def _new_tree(kind: str, source: str, flags: int, attributes: int, data: list[str]) -> int:
-    """A detached mount of a new file system."""
+def _detached(kind: str, source: str, flags: int, attributes: int, data: list[str]) -> int:
+    """A detached mount of a new file system, -1 if the kernel lacks the calls for it."""
     fields: list[tuple[str, str | None]] = [("source", source)]
     if attributes & m.MOUNT_ATTR_RDONLY:
         fields.append(("ro", None))
     fields += [(name, None) for flag, name in _FLAG_NAMES if flags & flag]
-    return m.new_filesystem(kind, fields + options.split_data(data), attributes)
+    try:
+        return m.new_filesystem(kind, fields + options.split_data(data), attributes)
+    except Error as error:
+        if error.errno != libc.ENOSYS:
+            raise
+    return -1
+
+
+def _attach(plan: Plan, tree: int, target: int, o: Options) -> bool:
+    if o.marks & options.TMPCOPYUP:
+        plan.copy_up(target, tree)
+    try:
+        m.move_mount(tree, target)
+    except Error as error:
+        os.close(tree)
+        if error.errno != libc.ENOSYS:
+            raise
+        return False
+    return True
 
 
 def _bind_hosts(plan: Plan, destination: str, kind: str, o: Options) -> None:

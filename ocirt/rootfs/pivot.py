@@ -9,6 +9,7 @@ import os
 
 from ocirt.errors import Error, doing
 from ocirt.linux import files, libc, mount
+from ocirt.rootfs import binds, options
 from ocirt.rootfs.targets import mountinfo
 
 TYPE_CHECKING = False
@@ -90,6 +91,7 @@ def bind_rootfs(plan: Plan) -> None:
     slave = own and _propagation(plan) & mount.MS_SLAVE
     with doing(f"root.path {plan.rootfs}"):
         if own and _propagation(plan) & mount.MS_SHARED:
+            _open_shared_volumes(plan)
             _make_parent_private(rootfs)
         try:
             tree = mount.open_tree(mount.AT_FDCWD, rootfs, mount.OPEN_TREE_CLONE | mount.AT_RECURSIVE)
@@ -104,6 +106,20 @@ def bind_rootfs(plan: Plan) -> None:
             # In the host's own mount namespace nothing mounted below may reach its peers.
             recursive = 0 if own else mount.MS_REC
             mount.change_propagation(plan.proc, plan.root, mount.MS_PRIVATE | recursive)
+
+
+def _open_shared_volumes(plan: Plan) -> None:
+    """Clone the volumes that shall propagate to the host while the mounts they are on still do."""
+    for index, entry in enumerate(plan.config.get("mounts") or ()):
+        o = options.parse(entry.get("options") or ())
+        if not (o.bind and index not in plan.trees and any(p & mount.MS_SHARED for p in o.propagation)):
+            continue
+        try:
+            tree = binds.clone(os.path.join(plan.bundle, entry.get("source") or ""), o)
+            binds.finish_detached(tree, entry["destination"], o)
+            plan.trees[index] = tree
+        except Error:
+            continue  # it says what is wrong when its turn comes
 
 
 def _make_parent_private(path: bytes) -> None:
@@ -132,6 +148,8 @@ def enter_root(plan: Plan) -> None:
 
 def _pivot(plan: Plan) -> None:
     """pivot_root(".", "."): the old root ends up over the new one and is taken away from there."""
+    shared = bool(_propagation(plan) & mount.MS_SHARED)
+    old = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if shared else -1
     os.fchdir(plan.root)
     try:
         mount.pivot_root(b".", b".")
@@ -139,8 +157,10 @@ def _pivot(plan: Plan) -> None:
         if error.errno == _EINVAL:
             error.reason += ' (on a ramfs root, as of an initrd, only "--no-pivot" works)'
         raise
-    if _propagation(plan) & mount.MS_SHARED:
+    if shared:
         # Peers of the host's mounts: taking them away here would take them away there.
+        os.fchdir(old)
+        os.close(old)
         mount.mount(None, b".", None, mount.MS_SLAVE | mount.MS_REC, None)
     mount.umount2(b".", mount.MNT_DETACH)
 

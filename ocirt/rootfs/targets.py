@@ -121,7 +121,10 @@ def reopen(plan: Plan, destination: str, known: set[int], source: int = -1, *, f
     time, and so it is verified to lead to a mount that wasn't there before (not in
     `known`) and, for a bind mount, to the very file that was bound.
     """
-    fd = paths.open_in_root(plan.root, destination, os.O_PATH if follow else os.O_PATH | os.O_NOFOLLOW)
+    if clean(destination) == "/":
+        fd = os.open(plan.rootfs, os.O_PATH | os.O_CLOEXEC)  # from below the root nobody sees what covers it
+    else:
+        fd = paths.open_in_root(plan.root, destination, os.O_PATH if follow else os.O_PATH | os.O_NOFOLLOW)
     found = os.fstat(fd)
     if mount.mount_id(plan.proc, fd) in known or not (source < 0 or os.path.samestat(found, os.fstat(source))):
         os.close(fd)

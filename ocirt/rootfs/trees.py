@@ -14,7 +14,7 @@ import os
 from ocirt.errors import Error, InvalidConfig, Unsupported, call_failed, doing
 from ocirt.linux import libc, paths, sched
 from ocirt.linux import mount as m
-from ocirt.rootfs import devices, explain, options, targets
+from ocirt.rootfs import binds, devices, explain, options
 from ocirt.userns import write_mappings
 
 TYPE_CHECKING = False
@@ -56,7 +56,7 @@ def _open_source(plan: Plan, index: int, entry: Mount, o: Options) -> None:
     if o.marks & options.COPY_SYMLINK or (source + "/").startswith(plan.rootfs + "/"):
         return  # what is in the root may be mounted by then
     try:
-        tree = _clone(source, o)
+        tree = binds.clone(source, o)
     except Error as error:
         # Without privilege it is left to init, which is root of its user namespace.
         if error.errno not in (libc.EPERM, libc.ENOSYS):
@@ -65,28 +65,22 @@ def _open_source(plan: Plan, index: int, entry: Mount, o: Options) -> None:
     plan.trees[index] = _finish(plan, entry, o, tree)
 
 
-def _clone(source: str, o: Options, userns: int = -1) -> int:
-    flags = m.OPEN_TREE_CLONE
-    if o.bind & m.MS_REC:
-        flags |= m.AT_RECURSIVE
-    if o.marks & options.SRC_NOFOLLOW:
-        flags |= m.AT_SYMLINK_NOFOLLOW
-    path = os.fsencode(source)
-    if userns >= 0 and (o.idmap or 0) == flags & m.AT_RECURSIVE:
-        # In one call: the ids of a mount that has a mapping already can't be mapped again later.
-        return m.open_tree_attr(m.AT_FDCWD, path, flags, m.MOUNT_ATTR_IDMAP, 0, userns)
-    tree = m.open_tree(m.AT_FDCWD, path, flags)
-    if userns >= 0:
-        m.mount_setattr(tree, o.idmap or 0, m.MOUNT_ATTR_IDMAP, userns=userns)
+def _clone_mapped(source: str, o: Options, userns: int) -> int:
+    recursive = m.AT_RECURSIVE if o.bind & m.MS_REC else 0
+    if o.idmap == recursive and not o.marks & options.SRC_NOFOLLOW:
+        # In one call: a mount whose ids are mapped already can be mapped anew only while it is cloned.
+        flags = m.OPEN_TREE_CLONE | recursive
+        return m.open_tree_attr(m.AT_FDCWD, os.fsencode(source), flags, m.MOUNT_ATTR_IDMAP, 0, userns)
+    tree = binds.clone(source, o)
+    m.mount_setattr(tree, o.idmap or 0, m.MOUNT_ATTR_IDMAP, userns=userns)
     return tree
 
 
 def _finish(plan: Plan, entry: Mount, o: Options, tree: int) -> int:
     """Attributes as the options say, propagation as init's mount namespace has it."""
-    if o.bind and o.set | o.clear:
-        late = targets.clean(entry["destination"]) == "/dev"
-        m.mount_setattr(tree, 0, o.set & ~m.MOUNT_ATTR_RDONLY if late else o.set, o.clear)
-    if o.rset | o.rclear:
+    if o.bind:
+        binds.finish_detached(tree, entry["destination"], o)
+    elif o.rset | o.rclear:
         m.mount_setattr(tree, m.AT_RECURSIVE, o.rset, o.rclear)
     root = plan.linux.get("rootfsPropagation") or "slave"
     if root not in ("shared", "rshared"):
@@ -99,7 +93,7 @@ def _mapped(plan: Plan, entry: Mount, o: Options, userns: int) -> int:
     kind = entry.get("type") or ""
     try:
         if o.bind:
-            tree = _clone(os.path.join(plan.bundle, entry.get("source") or ""), o, userns)
+            tree = _clone_mapped(os.path.join(plan.bundle, entry.get("source") or ""), o, userns)
         elif kind in _OF_NAMESPACES:
             raise Unsupported(f"the ids of a {kind} mount can't be mapped")
         else:

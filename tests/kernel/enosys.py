@@ -1,7 +1,7 @@
 """Make chosen system calls answer ENOSYS, as an older kernel would: a small seccomp filter.
 
-    enosys.install("openat2", "open_tree")           this process and its children, for good
-    python3 -m tests.kernel.enosys openat2,open_tree COMMAND [ARG…]
+enosys.install("openat2", "open_tree")           this process and its children, for good
+python3 -m tests.kernel.enosys openat2,open_tree COMMAND [ARG…]
 """
 
 from __future__ import annotations

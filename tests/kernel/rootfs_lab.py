@@ -1,7 +1,7 @@
 """A process in new namespaces that runs the steps of ocirt.rootfs on a busybox tree.
 
-    lab.run({"mounts": […]}, probe)   runs MOUNTS, ENTER_ROOT and SEAL and then probe(plan) inside;
-                                      its result (JSON) is returned, an Error of a step is raised
+lab.run({"mounts": […]}, probe)   runs MOUNTS, ENTER_ROOT and SEAL and then probe(plan) inside;
+                                  its result (JSON) is returned, an Error of a step is raised
 """
 
 from __future__ import annotations
@@ -183,13 +183,20 @@ class Lab:
         os.setgid(0)
         os.setuid(0)
 
-    def _inner(
-        self, plan: Plan, probe: Probe | None, setup: Callable[[], Any] | None, steps: tuple[Any, ...]
-    ) -> Any:
+    def unshare(self, *names: str) -> None:
+        """Make new namespaces for the calling process."""
+        libc.call("unshare", sum(CLONE[name] for name in names))
+
+    def _inner(self, plan: Plan, probe: Probe | None, setup: Callable[[], Any] | None, steps: tuple[Any, ...]) -> Any:
         if setup:
             setup()
+        before = _descriptors()
+        prepared = {*plan.trees.values(), *plan.device_trees.values()}
         for step in steps:
             step(plan)
+        left = _descriptors() - before - {plan.root, plan.proc, *(fd for _, fd in plan.late_readonly)}
+        assert not left, f"the steps left descriptors open: {left}"
+        assert not prepared & _descriptors(), "prepared descriptors were left open"
         return probe(plan) if probe else None
 
 
@@ -239,3 +246,25 @@ def sh(command: str) -> tuple[int, str]:
     with open(read, "rb") as pipe:
         output = pipe.read()
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), output.decode()
+
+
+def _descriptors() -> set[int]:
+    found: set[int] = set()
+    for fd in range(256):
+        try:
+            os.fstat(fd)
+        except OSError:
+            continue
+        found.add(fd)
+    return found
+
+
+def mounts_on_host(*command: str) -> None:
+    """Run mount(8) or another program of the host, before the steps."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.execvp(command[0], command)
+        finally:
+            os._exit(127)
+    assert os.waitpid(pid, 0)[1] == 0, command
