@@ -17,15 +17,14 @@ if TYPE_CHECKING:
     from ocirt.spec import Process
 
 
-def check_available(process: Process, mount_label: str = "") -> None:
+def check_available(process: Process) -> None:
     """Refuse a label of a security module that this host lacks, before anything is created."""
     if process.get("apparmorProfile") and not apparmor_enabled():
         raise Unsupported(
             f"process.apparmorProfile: {process['apparmorProfile']!r}: AppArmor is not enabled on this host"
         )
-    for path, label in (("process.selinuxLabel", process.get("selinuxLabel")), ("linux.mountLabel", mount_label)):
-        if label and not selinux_enabled():
-            raise Unsupported(f"{path}: {label!r}: SELinux is not enabled on this host")
+    if process.get("selinuxLabel") and not selinux_enabled():
+        raise Unsupported(f"process.selinuxLabel: {process['selinuxLabel']!r}: SELinux is not enabled on this host")
 
 
 def apparmor_enabled() -> bool:
