@@ -52,7 +52,9 @@ def expected(suite: str, path: Path = EXPECTED, here: set[str] | None = None) ->
     for row in rows:
         unknown = set(row) - {"test", "reason", "suites", "when", "flaky"}
         if unknown or not row.get("reason", "").strip():
-            raise ValueError(f"{path}: [[failure]] {row.get('test')!r}: needs a reason, has unknown keys {sorted(unknown)}")
+            raise ValueError(
+                f"{path}: [[failure]] {row.get('test')!r}: needs a reason, has unknown keys {sorted(unknown)}"
+            )
     entries = [
         Expected(r["test"], r["reason"], tuple(r.get("suites", ())), tuple(r.get("when", ())), r.get("flaky", False))
         for r in rows
@@ -73,8 +75,12 @@ def as_json(runtime: str, version: str, suite: str, outcomes: Mapping[str, Outco
     }
 
 
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 def cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return one_line(text).replace("|", "\\|")
 
 
 def table(runs: Iterable[dict[str, Any]]) -> str:
@@ -122,7 +128,5 @@ def judge(outcomes: Mapping[str, Outcome], known: Mapping[str, Expected]) -> tup
     -> (tests that failed and must not, tests that passed although the list says they fail)
     """
     broken = [name for name, o in outcomes.items() if o.verdict == "failed" and name not in known]
-    better = [
-        name for name, o in outcomes.items() if o.verdict == "passed" and name in known and not known[name].flaky
-    ]
+    better = [name for name, o in outcomes.items() if o.verdict == "passed" and name in known and not known[name].flaky]
     return broken, better

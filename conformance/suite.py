@@ -147,7 +147,9 @@ def from_folder(folder: Path) -> Suite:
         _rootfs(folder, into)
         return _suite(str(folder), into)
     if not (folder / "runtimetest").exists():
-        raise Unavailable(f"{folder} is neither the source of {MODULE} nor a folder of its built programs (no runtimetest)")
+        raise Unavailable(
+            f"{folder} is neither the source of {MODULE} nor a folder of its built programs (no runtimetest)"
+        )
     if not _archive(folder).exists():
         raise Unavailable(f"{folder} has no {_archive(folder).name}")
     return _suite(str(folder), folder)
@@ -156,7 +158,9 @@ def from_folder(folder: Path) -> Suite:
 def _suite(name: str, folder: Path) -> Suite:
     programs = folder / "tests" if (folder / "tests").is_dir() else folder
     others = {"runtimetest", "oci-runtime-tool"}
-    tests = {p.name: p for p in sorted(programs.iterdir()) if p.is_file() and os.access(p, os.X_OK) and p.name not in others}
+    tests = {
+        p.name: p for p in sorted(programs.iterdir()) if p.is_file() and os.access(p, os.X_OK) and p.name not in others
+    }
     return Suite(name, tests, folder / "runtimetest", _archive(folder))
 
 

@@ -2,8 +2,8 @@
 
 A naive count would call broken runtimes conformant: several tests of the suite (all that concern hooks) print no test
 point when they fail, only a YAML block with an `error`; and a program that crashes half-way leaves points that are all
-`ok`. So a test passes only if nothing at all speaks against it: no `not ok`, no error outside of a point, exit status 0,
-a plan that fits. (Two tests print nothing when they pass; the exit status is all there is to judge them by.)
+`ok`. So a test passes only if nothing at all speaks against it: no `not ok`, no error outside of a point, exit status
+0, a plan that fits. (Two tests print nothing when they pass; the exit status is all there is to judge them by.)
 """
 
 from __future__ import annotations

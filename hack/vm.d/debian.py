@@ -30,7 +30,16 @@ def need(tools: dict[str, str]) -> None:
     if missing:
         say(f"installing {' '.join(missing)}")
         run("apt-get", "update", "-qq")
-        run("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing)
+        run(
+            "env",
+            "DEBIAN_FRONTEND=noninteractive",
+            "apt-get",
+            "install",
+            "-y",
+            "-qq",
+            "--no-install-recommends",
+            *missing,
+        )
 
 
 def mirror() -> str:
