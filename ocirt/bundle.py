@@ -1,27 +1,20 @@
-"""Reading an OCI bundle: config.json once, strictly, and its root filesystem (bundle.md, config.md).
-
-JSON goes through the C scanner and encoder behind `json`; the `json` package
-itself (which brings `re` and `enum`, as long to import as a bare interpreter
-takes to start) is imported only to say where a text is wrong.
-"""
+"""Reading an OCI bundle: config.json once, strictly, and its root filesystem (bundle.md, config.md)."""
 
 from __future__ import annotations
 
-import _json
 import os
 
 from ocirt.errors import Error, InvalidConfig, doing
+from ocirt.jsontext import dump_json as dump_json
+from ocirt.jsontext import parse_json as parse_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Never
-
     from ocirt.spec import Config
+    from ocirt.validation.problem import Problem
 
 #: A config.json is some 20 to 200 KB; more than this is a mistake or an attack on the memory of the host.
 MAX_CONFIG = 16 << 20
-
-_SPACE = " \t\n\r"
 
 
 class Bundle:
@@ -55,6 +48,30 @@ def load(bundle: str, config_path: str | None = None) -> Bundle:
     config = parse_config(raw)
     check(config, raw)
     return Bundle(path, config, raw, find_rootfs(path, config))
+
+
+def report(bundle: str, config_path: str | None = None) -> list[Problem]:
+    """Everything that is wrong with the bundle, without running anything; [] if all is well.
+
+    What hides everything else (no bundle, no config.json, no JSON) is a single problem without a path.
+    """
+    from ocirt.validation import problems
+    from ocirt.validation.duplicates import duplicates
+    from ocirt.validation.problem import ERROR, Problem
+
+    try:
+        path = directory(bundle)
+        raw = read_config(path, config_path)
+        config = parse_config(raw)
+    except Error as error:
+        return [Problem(ERROR, "", "", str(error), spec="bundle.md, Container Format")]
+    found = problems(config, raw) + duplicates(raw)
+    if not any(p.severity == ERROR and p.path.startswith("root") for p in found):
+        try:
+            find_rootfs(path, config)
+        except Error as error:
+            found.append(Problem(ERROR, "root.path", "", str(error), spec="config.md, Root"))
+    return found
 
 
 def directory(bundle: str) -> str:
@@ -126,75 +143,6 @@ def _failed(call: str, error: OSError, hint: str = "") -> Error:
     return Error(f"{call}: {text} ({hint})" if hint else f"{call}: {text}", error.errno or 0)
 
 
-# --- JSON ---------------------------------------------------------------------------------------------------
-
-
-def _refuse_constant(name: str) -> Never:
-    raise ValueError(f"{name} is no JSON value")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if number - number != 0.0:  # infinite: JSON has no such number, 1e400 is a way to write it
-        raise ValueError(f"the number {text[:20]} is out of range")
-    return number
-
-
-class _Strict:
-    """What the scanner wants to know."""
-
-    strict = True  # no control characters in strings
-    object_hook = None
-    object_pairs_hook = None
-    parse_float = staticmethod(_finite)
-    parse_int = int
-    parse_constant = staticmethod(_refuse_constant)
-
-
-_scanner: Any = _Strict  # an object with these attributes is all that is wanted
-_scan = _json.make_scanner(_scanner)
-
-
-def parse_json(data: bytes, what: str) -> object:
-    """The one JSON value in `data` (UTF-8, RFC 8259): no NaN, no infinity, nothing after it.
-
-    Integers are int, everything with a point or an exponent is float. `what`
-    names the input in the InvalidConfig that is raised with line and column.
-    """
-    try:
-        text = data.decode("utf-8")
-        start = 0 if text[:1] == "{" else len(text) - len(text.lstrip(_SPACE))
-        value, end = _scan(text, start)
-        if end == len(text) or not text[end:].strip(_SPACE):
-            return value
-    except (ValueError, StopIteration, SystemError, RecursionError, MemoryError):
-        pass  # SystemError: the scanner has no exception to raise as long as `json` isn't imported
-    raise InvalidConfig(f"{what} is not valid JSON: {_why(data)}")
-
-
-def _why(data: bytes) -> str:
-    """What is wrong with `data`, with line and column (only called when something is)."""
-    import json
-
-    if not data.strip():
-        return "it is empty"
-    if data[:3] == b"\xef\xbb\xbf":
-        return "it starts with a byte order mark"
-    try:
-        text = data.decode("utf-8")
-        json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        return f"line {line}: not UTF-8 (byte {error.start}: {error.reason})"
-    except json.JSONDecodeError as error:
-        return f"line {error.lineno}, column {error.colno}: {error.msg[:1].lower()}{error.msg[1:]}"
-    except RecursionError:
-        return "it is nested too deeply"
-    except ValueError as error:
-        return str(error) if "digits" not in str(error) else "it holds a number with thousands of digits"
-    return "unknown reason"
-
-
 def _kind(value: object) -> str:
     """A JSON value's type in words."""
     if value is None:
@@ -204,30 +152,3 @@ def _kind(value: object) -> str:
     if isinstance(value, (int, float)):
         return "a number"
     return "a string" if isinstance(value, str) else "an array"
-
-
-def _refuse_object(value: object) -> Never:
-    raise TypeError(f"{type(value).__name__} has no JSON form")
-
-
-_encode = _json.make_encoder(
-    None,  # no table against cycles: RecursionError tells
-    _refuse_object,
-    _json.encode_basestring_ascii,
-    None,
-    ":",
-    ",",
-    False,
-    False,
-    False,
-)
-
-
-def dump_json(value: object) -> bytes:
-    """`value` as compact JSON in ASCII, keys in their order.
-
-    Bytes that came in by surrogateescape (file names that aren't UTF-8) go out
-    as `\\udcXX` and come back the same through parse_json. Raises TypeError or
-    ValueError for what JSON can't hold.
-    """
-    return "".join(_encode(value, 0)).encode("ascii")

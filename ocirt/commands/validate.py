@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from ocirt import bundle
 from ocirt.commands import Options, indented, write
 
 
 def run(options: Options) -> int:
     """Report everything that is wrong with a bundle, without running anything; 1 if there is an error."""
-    from ocirt.validation.report import report
-
-    found = report(options.bundle or ".", options.config)
+    found = bundle.report(options.bundle or ".", options.config)
     valid = all(problem.severity != "error" for problem in found)
     if options.format == "json":
         write(indented({"valid": valid, "problems": [problem.as_dict() for problem in found]}) + "\n")

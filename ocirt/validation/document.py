@@ -16,7 +16,7 @@ class Document:
     __slots__ = ("whole",)
 
     def __init__(self) -> None:
-        from ocirt.bundle import parse_json
+        from ocirt.jsontext import parse_json
         from ocirt.validation.bundled import DOCUMENT
 
         self.whole: Any = parse_json(DOCUMENT.encode(), "the bundled schemas")

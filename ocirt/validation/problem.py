@@ -81,7 +81,7 @@ def _dump(value: object) -> str:
         return f"[{', '.join(_dump(v) for v in value[:3])}, …]"
     if isinstance(value, str):
         return quote(value)
-    from ocirt.bundle import dump_json
+    from ocirt.jsontext import dump_json
 
     return dump_json(value).decode()
 
