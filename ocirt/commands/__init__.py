@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ocirt.lifecycle import Runtime
 
 SIGPIPE = 13
+#: `list` itself becomes the module of the command of that name once that is loaded
+_LIST = type([])
 
 
 class Options:
@@ -101,7 +103,7 @@ def indented(value: Any, indent: str = "") -> str:
     if isinstance(value, dict):
         members = [f"{inner}{encode_basestring(k)}: {indented(v, inner)}" for k, v in value.items()]
         return "{\n" + ",\n".join(members) + f"\n{indent}}}" if members else "{}"
-    if isinstance(value, list | tuple):
+    if isinstance(value, _LIST | tuple):
         items = [inner + indented(v, inner) for v in value]
         return "[\n" + ",\n".join(items) + f"\n{indent}]" if items else "[]"
     if isinstance(value, str):
