@@ -1,7 +1,7 @@
 """The root filesystem: mounts, devices, entering it, sealing it.
 
 Steps for init, in order: MOUNTS, then the hooks, then ENTER_ROOT, then the console, then SEAL.
-The runtime's side, before the clone: prepare_trees, prepare_device_trees, host_mounts; and
+The runtime's side, before the clone: prepare_trees, host_mounts; and
 unmount_host when the container is deleted.
 """
 
@@ -33,7 +33,7 @@ _GONE = (2, 22)  # ENOENT, EINVAL: it isn't a mount point (any more)
 
 
 def prepare_trees(plan: Plan) -> None:
-    """Make the mounts that init can't make: fills `plan.trees`. In the runtime, before the clone.
+    """Make the mounts that init can't make: fills `plan.trees`, `plan.device_trees`. In the runtime, before the clone.
 
     The descriptors must reach init and are the caller's to close otherwise.
     """
@@ -52,14 +52,6 @@ def prepare_trees(plan: Plan) -> None:
         from ocirt.rootfs import trees
 
         trees.prepare(plan)
-
-
-def prepare_device_trees(plan: Plan) -> None:
-    """Make the device nodes that init can't make: fills `plan.device_trees`. In the runtime, before the clone."""
-    if plan.userns:
-        from ocirt.rootfs import trees
-
-        trees.prepare_devices(plan)
 
 
 def host_mounts(plan: Plan) -> list[int]:
@@ -101,7 +93,6 @@ __all__ = (
     "SEAL",
     "host_mounts",
     "mount_console",
-    "prepare_device_trees",
     "prepare_trees",
     "unmount_host",
 )

@@ -114,9 +114,9 @@ def _make(plan: Plan, path: str, parent: int, name: str, device: Device) -> None
     try:
         os.mknod(name, kind | mode, os.makedev(major, minor), dir_fd=parent)
     except OSError as error:
-        if error.errno == _EEXIST:
-            _check_existing(path, parent, name, device)
-        elif error.errno == libc.EPERM and kind != stat.S_IFIFO:
+        if error.errno == _EEXIST and not (plan.userns and _is_placeholder(parent, name)):
+            _check(path, os.stat(name, dir_fd=parent, follow_symlinks=False), device)
+        elif error.errno in (_EEXIST, libc.EPERM) and kind != stat.S_IFIFO:
             # In a user namespace nobody may make one, but the host's can be bound.
             _bind(plan, _open_hosts(plan, path, device), path, parent, name, device)
         else:
@@ -145,20 +145,25 @@ def _check(path: str, found: os.stat_result, device: Device) -> None:
         raise Error(f"{path} exists and is not the device {what} {major}:{minor}", _EEXIST)
 
 
-def _check_existing(path: str, parent: int, name: str, device: Device) -> None:
-    _check(path, os.stat(name, dir_fd=parent, follow_symlinks=False), device)
+def _is_placeholder(parent: int, name: str) -> bool:
+    """Is it an empty file, as `_bind` leaves it in the image's directory?"""
+    found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    return stat.S_ISREG(found.st_mode) and found.st_size == 0
 
 
 def _open_hosts(plan: Plan, path: str, device: Device) -> int:
     """The host's node of the same name, as a detached mount or, without open_tree(2), as a descriptor."""
     try:
-        tree = mount.open_tree(mount.AT_FDCWD, os.fsencode(path), mount.OPEN_TREE_CLONE)
-    except Error as error:
-        if error.errno == _ENOENT:
-            raise Error(f"{path} can't be made in a user namespace, and the host has none to bind", _ENOENT) from None
-        if error.errno != libc.ENOSYS:
+        try:
+            tree = mount.open_tree(mount.AT_FDCWD, os.fsencode(path), mount.OPEN_TREE_CLONE)
+        except Error as error:
+            if error.errno != libc.ENOSYS:
+                raise
+            tree = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except (Error, OSError) as error:
+        if error.errno != _ENOENT:
             raise
-        tree = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        raise Error(f"{path} can't be made in a user namespace, and the host has none to bind", _ENOENT) from None
     try:
         _check(f"the host's {path}", os.fstat(tree), device)
     except BaseException:
@@ -178,7 +183,7 @@ def _bind(plan: Plan, tree: int, path: str, parent: int, name: str, device: Devi
         target = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
         found = os.fstat(target)
-        if not (stat.S_ISREG(found.st_mode) and found.st_size == 0):  # an empty file is left by an earlier run
+        if not stat.S_ISREG(found.st_mode) or found.st_size:
             _check(path, found, device)
         try:
             mount.move_mount(tree, target)

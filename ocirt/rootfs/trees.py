@@ -35,7 +35,20 @@ _OF_NAMESPACES = frozenset(("proc", "sysfs", "mqueue", "cgroup", "cgroup2", "dev
 
 
 def prepare(plan: Plan) -> None:
-    """Fill `plan.trees`."""
+    """Fill `plan.trees`, and `plan.device_trees` for a user namespace."""
+    try:
+        _prepare_mounts(plan)
+        if plan.userns:
+            _prepare_devices(plan)
+    except BaseException:
+        for prepared in (plan.trees, plan.device_trees):
+            for fd in prepared.values():
+                os.close(fd)
+            prepared.clear()
+        raise
+
+
+def _prepare_mounts(plan: Plan) -> None:
     userns_fds: dict[str, int] = {}
     try:
         for index, entry in enumerate(plan.config.get("mounts") or ()):
@@ -248,7 +261,7 @@ def _to_host(container: Ranges, inner: int, outer: int, size: int, where: str) -
 # --- devices
 
 
-def prepare_devices(plan: Plan) -> None:
+def _prepare_devices(plan: Plan) -> None:
     """Fill `plan.device_trees`: nodes on a detached tmpfs of the runtime's, with mode and owner as wanted.
 
     Where that isn't possible (without privilege, before Linux 6.15) init binds the host's nodes.
