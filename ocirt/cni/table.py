@@ -9,12 +9,16 @@ however many there are; that a port is taken is the kernel's EEXIST.
     outgoing              source → chain of its network          (what leaves the network)
     hairpin               destination → chain of its network     (a mapped port used from inside the network)
     everyone              destinations whose every client is masqueraded (masqAll)
+    protected, members    addresses, and interface . address: what comes from another network is dropped
+    isolated              interface . address: what comes from the same network is dropped
 
 An element's comment says whose it is, so that what a container left behind is
 found without the container, its namespace or any file.
 """
 
 from __future__ import annotations
+
+import sys
 
 from ocirt.errors import Error
 from ocirt.linux import netlink_nft as nft
@@ -34,6 +38,7 @@ FAMILIES = (nft.IP, nft.IP6)
 #: Maps whose elements belong to one attachment.
 PORT_MAPS = ("ports", "hostports", "ranges", "hostranges")
 ADDRESS_MAPS = ("outgoing", "hairpin", "everyone")
+FIREWALL_SETS = ("protected", "members", "isolated")
 
 _SOURCE = {nft.IP: (12, 4), nft.IP6: (8, 16)}  # offset and length in the header
 _DESTINATION = {nft.IP: (16, 4), nft.IP6: (24, 16)}
@@ -52,16 +57,10 @@ def destination(family: int, register: int = nft.REG1) -> bytes:
     return nft.payload(register, nft.NETWORK, *_DESTINATION[family])
 
 
-def _translated() -> bytes:
-    """Go on if the connection's destination was rewritten."""
-    status = nft.STATUS_DNAT.to_bytes(4, _order())
-    return nft.ct(nft.REG1, nft.CT_STATUS) + nft.mask(nft.REG1, status) + nft.compare(nft.REG1, nft.NEQ, bytes(4))
-
-
-def _order() -> str:
-    import sys
-
-    return sys.byteorder
+def _translated(operator: int = nft.NEQ) -> bytes:
+    """Go on if the connection's destination was rewritten; with EQ if it was not."""
+    status = nft.STATUS_DNAT.to_bytes(4, sys.byteorder)
+    return nft.ct(nft.REG1, nft.CT_STATUS) + nft.mask(nft.REG1, status) + nft.compare(nft.REG1, operator, bytes(4))
 
 
 def static(family: int) -> list[Message]:
@@ -76,6 +75,9 @@ def static(family: int) -> list[Message]:
         ("outgoing", (address,), (nft.VERDICT,), False),
         ("hairpin", (address,), (nft.VERDICT,), False),
         ("everyone", (address,), (), False),
+        ("protected", (address,), (), False),
+        ("members", (nft.IFNAME, address), (), False),
+        ("isolated", (nft.IFNAME, address), (), False),
     )
     messages = [nft.table(family, NAME)]
     for number, (name, key, data, interval) in enumerate(sets, 1):
@@ -88,11 +90,29 @@ def static(family: int) -> list[Message]:
     ):
         messages.append(nft.base_chain(family, NAME, name, type="nat", hook=hook, priority=priority))
     messages += _dnat_rules(family)
-    local = nft.fib_daddr_type(nft.REG1) + nft.compare(nft.REG1, nft.EQ, (2).to_bytes(4, _order()))
+    local = nft.fib_daddr_type(nft.REG1) + nft.compare(nft.REG1, nft.EQ, (2).to_bytes(4, sys.byteorder))
     for name in ("prerouting", "output"):
         messages.append(nft.rule(family, NAME, name, local, nft.verdict(nft.JUMP, "mapped")))
     messages += _postrouting_rules(family)
+    messages += _forward_rules(family)
     return messages
+
+
+def _forward_rules(family: int) -> list[Message]:
+    """Who may talk to whom; a port that is mapped is open to everybody who reaches the host."""
+    untouched = _translated(nft.EQ)
+    by_interface = nft.meta(nft.R0, nft.META_IIFNAME) + destination(family, nft.R0 + 4)
+    between = (
+        destination(family)
+        + nft.lookup(nft.REG1, "protected")
+        + source(family)
+        + nft.lookup(nft.REG1, "protected")
+        + by_interface
+        + nft.lookup(nft.R0, "members", inverted=True)
+    )
+    within = by_interface + nft.lookup(nft.R0, "isolated")
+    chain = nft.base_chain(family, NAME, "forward", type="filter", hook=nft.FORWARD, priority=nft.PRIORITY_FILTER)
+    return [chain, *(nft.rule(family, NAME, "forward", untouched, r, nft.verdict(nft.DROP)) for r in (between, within))]
 
 
 def _dnat_rules(family: int) -> list[Message]:

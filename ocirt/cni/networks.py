@@ -1,0 +1,245 @@
+"""The networks of this host: the default one, those in files, making and removing them."""
+
+from __future__ import annotations
+
+import os
+
+from ocirt.bundle import dump_json
+from ocirt.cni import config, protocol
+from ocirt.cni.address import cidr_text, from_number, ip_text, network_of, number, overlap, parse_cidr, parse_ip
+from ocirt.cni.protocol import INVALID_CONFIG, CNIError
+from ocirt.errors import AlreadyExists, Error, NotFound, WrongState
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from ocirt.linux.netlink_route import Address
+
+#: The network that is there without any file; a file with a network of this name takes its place.
+DEFAULT = "bridge"
+_DEFAULT_BRIDGE = "ocirt0"
+_DEFAULT_SUBNETS = ("10.87.0.0/16", "fd6f:6369:7274::/64")
+_POOL = "10.128.0.0/9"
+_PREFIX = 24
+_RESERVED = ("host", "none", "container")
+_DRIVERS = ("bridge", "macvlan", "overlay", "ptp")
+
+
+def default() -> config.NetworkList:
+    """The default network: a bridge with addresses of both families where the host has both."""
+    subnets = _DEFAULT_SUBNETS if os.path.isdir("/proc/sys/net/ipv6") else _DEFAULT_SUBNETS[:1]
+    content = describe(DEFAULT, bridge=_DEFAULT_BRIDGE, subnets=subnets)
+    return config.parse(dump_json(content), "the default network")
+
+
+def find(name: str, directory: str = config.CONFIG_DIRECTORY) -> config.NetworkList:
+    """The network of this name; NotFound if there is none."""
+    try:
+        return config.find(name, directory)
+    except NotFound:
+        if name == DEFAULT:
+            return default()
+        raise
+
+
+def find_all(directory: str = config.CONFIG_DIRECTORY) -> list[config.NetworkList]:
+    """All networks with the default one."""
+    found = config.find_all(directory)
+    if not any(network.name == DEFAULT for network in found):
+        found.insert(0, default())
+    return found
+
+
+def describe(
+    name: str,
+    *,
+    driver: str = "bridge",
+    bridge: str = "",
+    subnets: Iterable[str] = (),
+    gateway: str = "",
+    ip_range: str = "",
+    mtu: int = 0,
+    parent: str = "",
+    internal: bool = False,
+    isolate: bool = False,
+    port_backend: str = "",
+    options: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A network as a list of plugins, ready to be written as `.conflist`.
+
+    subnets       in CIDR notation, one address each for every container
+    internal      no route out of the network, no masquerading
+    isolate       containers of the network don't reach each other
+    port_backend  of portmap: nftables, proxy or iptables
+    options       keys added to the first plugin's configuration as they are
+    """
+    plugin: dict[str, Any] = {"type": driver, "capabilities": {"mac": True, "ips": True}}
+    ranges = [[_range(s, gateway, ip_range)] for s in subnets]
+    if ranges:
+        plugin["ipam"] = {"type": "host-local", "ranges": ranges}
+    if mtu:
+        plugin["mtu"] = mtu
+    if driver in ("bridge", "overlay"):
+        plugin["bridge"] = bridge or _bridge_name(name)
+        plugin["isGateway"] = True
+        plugin["isDefaultGateway"] = not internal
+        plugin["ipMasq"] = not internal
+        plugin["hairpinMode"] = True
+    elif driver == "ptp":
+        plugin["ipMasq"] = not internal
+        if ranges and not internal:
+            plugin["ipam"]["routes"] = _defaults(subnets)
+    elif driver == "macvlan":
+        if parent:
+            plugin["master"] = parent
+        if ranges:
+            plugin["ipam"]["routes"] = _defaults(subnets)
+        else:
+            plugin["ipam"] = {"type": "dhcp"}
+    plugin.update(options or {})
+    plugins = [plugin]
+    if driver != "macvlan":
+        portmap: dict[str, Any] = {"type": "portmap", "capabilities": {"portMappings": True}}
+        if port_backend:
+            portmap["backend"] = port_backend
+        plugins.append(portmap)
+        firewall: dict[str, Any] = {"type": "firewall", "ingressPolicy": "isolated" if isolate else "same-bridge"}
+        if driver != "ptp":
+            plugins.append(firewall)
+    plugins.append({"type": "bandwidth", "capabilities": {"bandwidth": True}})
+    return {"cniVersion": protocol.CURRENT, "name": name, "plugins": plugins}
+
+
+def _defaults(subnets: Iterable[str]) -> list[dict[str, str]]:
+    return [{"dst": "::/0" if ":" in s else "0.0.0.0/0"} for s in subnets]
+
+
+def _range(subnet: str, gateway: str, ip_range: str) -> dict[str, str]:
+    made = {"subnet": subnet}
+    if gateway and (":" in gateway) == (":" in subnet):
+        made["gateway"] = gateway
+    if ip_range and (":" in ip_range) == (":" in subnet):
+        from ocirt.cni.address import bounds
+
+        part = parse_cidr(ip_range)
+        first, last = bounds(part)
+        low, high = bounds(parse_cidr(subnet))
+        made["rangeStart"] = ip_text(from_number(max(first, low + 1), len(part[1])))
+        made["rangeEnd"] = ip_text(from_number(min(last, high - 1), len(part[1])))
+    return made
+
+
+def _bridge_name(name: str) -> str:
+    """A name for the network's bridge: its own if that fits, and can't be some other interface's."""
+    from zlib import crc32
+
+    return f"oc-{name}" if len(name) <= 12 else f"oc-{crc32(name.encode()):08x}"
+
+
+def create(name: str, directory: str = config.CONFIG_DIRECTORY, **keys: Any) -> str:
+    """Write a network and return its file; the keys are those of `describe`.
+
+    Without subnets a free IPv4 one is chosen. Raises AlreadyExists if the name
+    is taken, CNIError (7) for a key that isn't right or a subnet in use.
+    """
+    if not protocol.valid_name(name) or name in _RESERVED:
+        raise CNIError(INVALID_CONFIG, f"invalid network name {name!r}", "letters, digits and _.-; not host or none")
+    driver = keys.get("driver", "bridge")
+    if driver not in _DRIVERS:
+        raise CNIError(INVALID_CONFIG, f"unknown driver {driver!r}", f"must be one of {', '.join(_DRIVERS)}")
+    present = find_all(directory)
+    if any(n.name == name for n in present):
+        raise AlreadyExists(f"network {name!r} already exists")
+    subnets = [_normal(s) for s in keys.pop("subnets", ())]
+    used = list(_in_use(present))
+    for subnet in subnets:
+        clash = next((u for u in used if overlap(parse_cidr(subnet), u)), None)
+        if clash is not None:
+            raise CNIError(INVALID_CONFIG, f"subnet {subnet} overlaps with {cidr_text(clash)}, which is in use")
+    if not subnets and driver != "macvlan":
+        subnets = [_free(used)]
+    if keys.get("gateway"):
+        parse_ip(keys["gateway"])
+    content = describe(name, subnets=subnets, **keys)
+    data = dump_json(content)
+    config.parse(data, "the new network")
+    path = f"{directory}/{name}.conflist"
+    os.makedirs(directory, 0o755, exist_ok=True)
+    temporary = f"{path}.new"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    with open(fd, "w", encoding="utf-8") as file:
+        import json
+
+        file.write(json.dumps(content, indent=2) + "\n")
+    os.rename(temporary, path)
+    return path
+
+
+def _normal(subnet: str) -> str:
+    try:
+        return cidr_text(network_of(parse_cidr(subnet)))
+    except ValueError as error:
+        raise CNIError(INVALID_CONFIG, "invalid subnet", str(error)) from error
+
+
+def _in_use(networks: Iterable[config.NetworkList]) -> Iterator[Address]:
+    """The subnets of the networks and of the host's interfaces."""
+    from ocirt.cni.plugins import ranges
+    from ocirt.linux import netlink_route as route
+
+    for network in networks:
+        for plugin in network.plugins:
+            ipam = protocol.table(plugin, "ipam")
+            if protocol.get(ipam, "type") == "host-local":
+                try:
+                    for set in ranges.parse(ipam, []):
+                        yield from (r.subnet for r in set)
+                except Error:
+                    continue  # a mistake in another network's file is not this one's
+    with route.open_route() as host:
+        for assigned in route.addresses(host):
+            family, data, prefix = assigned.address
+            if prefix < len(data) * 8 and data[0] not in (127, 0xFE):
+                yield network_of((family, data, prefix))
+
+
+def _free(used: list[Address]) -> str:
+    family, data, _ = parse_cidr(_POOL)
+    for i in range(1 << (_PREFIX - 9)):
+        candidate = (family, from_number(number(data) + (i << (32 - _PREFIX)), 4), _PREFIX)
+        if not any(overlap(candidate, u) for u in used):
+            return cidr_text(candidate)
+    raise Error(f"no free subnet left in {_POOL}")
+
+
+def remove(name: str, directory: str, users: Iterable[str]) -> None:
+    """Remove a network's file and its bridge; `users` are the containers attached to it, which must be none.
+
+    Raises NotFound, WrongState.
+    """
+    network = find(name, directory)
+    attached = sorted(users)
+    if attached:
+        raise WrongState(f"network {name!r} is used by {', '.join(attached)}")
+    if not network.path:
+        raise WrongState(f"network {name!r} is the default network; it has no file to remove")
+    _remove_bridges(network)
+    os.unlink(network.path)
+
+
+def _remove_bridges(network: config.NetworkList) -> None:
+    from ocirt.linux import netlink_route as route
+    from ocirt.linux.netlink import ENODEV
+
+    with route.open_route() as host:
+        for plugin in network.plugins:
+            name = protocol.string(plugin, "bridge")
+            link = route.link(host, name) if name else None
+            if link is not None and link.kind == "bridge":
+                ports = [
+                    other.name for other in route.links(host) if other.master == link.index and other.kind != "vxlan"
+                ]
+                if not ports:
+                    host.request(route.delete_link(name), accept=(ENODEV,))

@@ -1,0 +1,137 @@
+"""host-device: an interface of the host, moved into the container and back."""
+
+from __future__ import annotations
+
+import os
+
+from ocirt.cni import protocol
+from ocirt.cni.plugins import ipam, links
+from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, NOT_AVAILABLE, VERSIONS, CNIError
+from ocirt.cni.request import join_errors
+from ocirt.cni.result import Result
+from ocirt.errors import Error, Undo, doing
+from ocirt.linux import netlink_route as route
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ocirt.cni.request import Request
+    from ocirt.linux.netlink import Socket
+    from ocirt.linux.netlink_route import Link
+
+__all__ = ["VERSIONS", "add", "check", "delete", "gc", "status"]
+
+
+def _device(request: Request, host: Socket) -> Link:
+    """The interface that `device`, `hwaddr`, `kernelpath`, `pciBusID` or the runtime's deviceID says."""
+    config = request.config
+    pci = protocol.string(request.runtime, "deviceID") or protocol.string(config, "pciBusID")
+    name = protocol.string(config, "device")
+    mac = protocol.string(config, "hwaddr").lower()
+    path = protocol.string(config, "kernelpath")
+    if pci:
+        if "/" in pci:
+            raise CNIError(INVALID_CONFIG, f"invalid PCI address {pci!r}")
+        name = _only_entry(f"/sys/bus/pci/devices/{pci}/net")
+    elif path:
+        if not path.startswith("/sys/devices/") or ".." in path.split("/"):
+            raise CNIError(INVALID_CONFIG, f"kernel device path {path!r} must be absolute and in /sys/devices")
+        name = _only_entry(f"{path}/net")
+    elif mac and not name:
+        name = next((link.name for link in route.links(host) if link.mac == mac), "")
+        if not name:
+            raise CNIError(NOT_AVAILABLE, f"no interface has the hardware address {mac}")
+    if not name:
+        raise CNIError(INVALID_CONFIG, 'specify either "device", "hwaddr", "kernelpath" or "pciBusID"')
+    link = route.link(host, name)
+    if link is None:
+        raise CNIError(NOT_AVAILABLE, f"failed to find host device {name!r}")
+    return link
+
+
+def _only_entry(directory: str) -> str:
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError as error:
+        raise CNIError(NOT_AVAILABLE, f"no network device in {directory}", error.strerror or "") from error
+    if not names:
+        raise CNIError(NOT_AVAILABLE, f"no network device in {directory}")
+    return names[0]
+
+
+def add(request: Request) -> Result:
+    """Move the interface; its name on the host stands in its alias meanwhile."""
+    with request.sandbox() as sandbox, Undo() as undo:
+        result = Result()
+        with route.open_route() as host, route.open_route(sandbox.fd) as inside:
+            device = _device(request, host)
+            if route.link(inside, request.ifname) is not None:
+                raise CNIError(INTERNAL, f"container interface name {request.ifname!r} already exists")
+            undo.add("move the device back", lambda: _move_back(request))
+            change = route.Change().name(request.ifname).netns(sandbox.fd).alias(device.name)
+            host.request(route.set_link(change, f"{device.name} (to {request.ifname})", device.index))
+            link = route.link(inside, request.ifname)
+            if link is None:
+                raise CNIError(INTERNAL, f"{device.name} is not in the container after its move")
+            inside.request(route.set_link(route.Change().up(), f"{request.ifname} (up)", link.index))
+            if ipam.type_of(request):
+                result = ipam.add(request)
+                undo.add("release the addresses", lambda: ipam.forward(request, "DEL"))
+            ipam.own_dns(request, result)
+            result.interfaces = [
+                {"name": request.ifname, "mac": link.mac, "mtu": link.mtu, "sandbox": request.netns},
+            ]
+            for ip in result.ips:
+                ip["interface"] = 0
+            with doing(f"configure {request.ifname}"):
+                links.prepare(sandbox.fd, request.ifname, result)
+                links.configure(inside, link.index, result, 0)
+    return result
+
+
+def _move_back(request: Request) -> None:
+    """Back to the host under its old name, if it is in the container."""
+    sandbox = request.sandbox_if_there()
+    if sandbox is None:
+        return  # the kernel moves a physical device back by itself, and what is virtual is gone
+    back = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with sandbox, route.open_route(sandbox.fd) as inside:
+            link = route.link(inside, request.ifname)
+            if link is None or not link.alias:
+                return
+            down = route.set_link(route.Change().up(False), f"{link.name} (down)", link.index)
+            change = route.Change().name(link.alias).netns(back).alias("")
+            inside.request(down, route.set_link(change, f"{link.name} (back to {link.alias})", link.index))
+    finally:
+        os.close(back)
+
+
+def delete(request: Request) -> None:
+    """Release the addresses and move the device back."""
+    errors: list[Error] = []
+    for step in (lambda: ipam.forward(request), lambda: _move_back(request)):
+        try:
+            step()
+        except Error as error:
+            errors.append(error)
+    join_errors(errors)
+
+
+def check(request: Request) -> None:
+    """Is everything as `request.previous` says?"""
+    ipam.forward(request)
+    assert request.previous is not None
+    with request.sandbox() as sandbox, route.open_route(sandbox.fd) as inside:
+        links.check_interface(request, inside, request.previous)
+
+
+def gc(request: Request, valid: frozenset[tuple[str, str]]) -> None:
+    """Only addresses can be left."""
+    ipam.forward(request)
+
+
+def status(request: Request) -> None:
+    """CNIError (50) if the device isn't on the host."""
+    with route.open_route() as host:
+        _device(request, host)
+    ipam.forward(request)
