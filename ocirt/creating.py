@@ -140,6 +140,8 @@ def _plan(id: str, bundle: Bundle, options: Options) -> Plan:
 
 def _pass_listen_fds(plan: Plan) -> None:
     """Socket activation (sd_listen_fds(3)): the descriptors are passed on, and the program is told."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return  # they were meant for an ancestor: numbers from 3 on are something else here
     listen = os.environ.get("LISTEN_FDS", "")
     if listen.isascii() and listen.isdigit() and int(listen):
         plan.preserve_fds += int(listen)
