@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import _socket
 import fcntl
-import os
+import posix
 import time
 
-from ocirt.bundle import dump_json, parse_json
 from ocirt.errors import AlreadyExists, Error, InvalidConfig, NotFound, WrongState, from_oserror
+from ocirt.jsontext import dump_json, parse_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _ID_LIMIT = 1024
 
 def check_id(id: str) -> None:
     """Refuse an id that can't be a file name: letters, digits, `_+.-`, by bytes, not `.` or `..`."""
-    data = os.fsencode(id)
+    data = id.encode("utf-8", "surrogateescape")
     if not data or id in (".", "..") or not _ID_CHARACTERS.issuperset(data) or len(data) > _ID_LIMIT:
         raise InvalidConfig(
             f"invalid container ID format: {id[:80]!r}"
@@ -78,7 +78,7 @@ class Container:
         _make_root(root)
         directory = f"{root}/{id}"
         try:
-            os.mkdir(directory, 0o700)
+            posix.mkdir(directory, 0o700)
         except FileExistsError:
             raise AlreadyExists(f"container with given ID already exists: {id}") from None
         except OSError as error:
@@ -97,19 +97,19 @@ class Container:
         if lock:
             container.lock()
         try:
-            fd = os.open(f"{directory}/{STATE}", os.O_RDONLY | os.O_CLOEXEC)
+            fd = posix.open(f"{directory}/{STATE}", posix.O_RDONLY | posix.O_CLOEXEC)
         except FileNotFoundError:
             # killed between mkdir and the first write
-            if not os.path.isdir(directory):
+            if not _is_directory(directory):
                 raise NotFound(f"container {id} does not exist") from None
             container.record = {"id": id, "bundle": "", "ociVersion": "1.0.0"}
             return container
         except NotADirectoryError:
             raise NotFound(f"container {id} does not exist") from None
         try:
-            data = os.read(fd, 1 << 24)
+            data = posix.read(fd, 1 << 24)
         finally:
-            os.close(fd)
+            posix.close(fd)
         container.record = parse_json(data, f"{directory}/{STATE}")  # type: ignore[assignment]
         return container
 
@@ -119,7 +119,7 @@ class Container:
         NotFound when it doesn't exist, also when it went away while we waited.
         """
         try:
-            fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = posix.open(self.directory, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"container {self.id} does not exist") from None
         while True:
@@ -128,27 +128,27 @@ class Container:
                 break
             except InterruptedError:
                 continue
-        if os.fstat(fd).st_nlink == 0:
-            os.close(fd)
+        if posix.fstat(fd).st_nlink == 0:
+            posix.close(fd)
             raise NotFound(f"container {self.id} does not exist")
         self._lock = fd
 
     def unlock(self) -> None:
         """Give the container back."""
         if self._lock >= 0:
-            os.close(self._lock)
+            posix.close(self._lock)
             self._lock = -1
 
     def is_being_created(self) -> bool:
         """Does another process hold the lock? It does while create runs, and no longer once it died."""
-        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = posix.open(self.directory, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return False
         except BlockingIOError:
             return True
         finally:
-            os.close(fd)
+            posix.close(fd)
 
     def save(self) -> None:
         """Replace state.json atomically."""
@@ -157,25 +157,27 @@ class Container:
     def write(self, name: str, data: bytes) -> None:
         """Replace a file of the container's directory atomically, mode 0600."""
         path = f"{self.directory}/{name}"
-        fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = posix.open(
+            path + ".new", posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC | posix.O_NOFOLLOW, 0o600
+        )
         try:
             view = memoryview(data)
             while view:
-                view = view[os.write(fd, view) :]
+                view = view[posix.write(fd, view) :]
         finally:
-            os.close(fd)
-        os.rename(path + ".new", path)
+            posix.close(fd)
+        posix.rename(path + ".new", path)
 
     def read(self, name: str) -> bytes:
         """A file of the container's directory."""
-        fd = os.open(f"{self.directory}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        fd = posix.open(f"{self.directory}/{name}", posix.O_RDONLY | posix.O_CLOEXEC)
         try:
             parts: list[bytes] = []
-            while part := os.read(fd, 1 << 20):
+            while part := posix.read(fd, 1 << 20):
                 parts.append(part)
             return b"".join(parts)
         finally:
-            os.close(fd)
+            posix.close(fd)
 
     def config(self) -> dict[str, Any]:
         """The configuration as it was at create."""
@@ -184,19 +186,19 @@ class Container:
     def remove(self) -> None:
         """Remove the directory and what is in it."""
         try:
-            names = os.listdir(self.directory)
+            names = posix.listdir(self.directory)
         except FileNotFoundError:
             return
         # the record goes last: a crash in between leaves something that delete --force still finds
         for name in sorted(names, key=lambda name: name == STATE):
             path = f"{self.directory}/{name}"
-            if os.path.isdir(path) and not os.path.islink(path):
-                for inner in os.listdir(path):
-                    os.unlink(f"{path}/{inner}")
-                os.rmdir(path)
+            if _is_directory(path):
+                for inner in posix.listdir(path):
+                    posix.unlink(f"{path}/{inner}")
+                posix.rmdir(path)
             else:
-                os.unlink(path)
-        os.rmdir(self.directory)
+                posix.unlink(path)
+        posix.rmdir(self.directory)
         self.unlock()
 
     @property
@@ -231,20 +233,18 @@ class Container:
         if not file:
             return False
         try:
-            fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            fd = posix.open(file, posix.O_RDONLY | posix.O_CLOEXEC)
         except OSError:
             return False
         try:
-            return os.read(fd, 64).strip().decode("ascii", "replace") in frozen.split()
+            return posix.read(fd, 64).strip().decode("ascii", "replace") in frozen.split()
         except OSError:
             return False
         finally:
-            os.close(fd)
+            posix.close(fd)
 
     def _waits_for_start(self) -> bool:
         """Does init still listen? The file may be left of a `start` that was killed."""
-        if not os.path.exists(f"{self.directory}/{SOCKET}"):
-            return False
         try:
             self.call().close()
         except OSError:
@@ -296,13 +296,13 @@ class Container:
 def end_process(pid: int, after_kill: Any = None) -> None:
     """SIGKILL a process and wait until it is gone, whoever its parent is."""
     try:
-        pidfd = os.pidfd_open(pid)
+        pidfd = posix.pidfd_open(pid)
     except ProcessLookupError:
         return
     except OSError:
         pidfd = -1
     try:
-        os.kill(pid, SIGKILL)
+        posix.kill(pid, SIGKILL)
         if after_kill is not None:
             after_kill()
         if pidfd >= 0:
@@ -320,35 +320,46 @@ def end_process(pid: int, after_kill: Any = None) -> None:
         pass
     finally:
         if pidfd >= 0:
-            os.close(pidfd)
+            posix.close(pidfd)
     try:
-        os.waitpid(pid, os.WNOHANG)
+        posix.waitpid(pid, posix.WNOHANG)
     except ChildProcessError:
         pass
 
 
 def with_directory(directory: str, use: Any) -> None:
     """Call `use` with a short path of the directory: a unix socket's is 108 bytes at most."""
-    if len(os.fsencode(directory)) < 90:
+    if len(directory.encode("utf-8", "surrogateescape")) < 90:
         use(directory)
         return
-    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = posix.open(directory, posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
     try:
         use(f"/proc/self/fd/{fd}")
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
 def ids(root: str) -> list[str]:
     """The ids of all containers, in order; what isn't a valid id is something else's."""
     try:
-        names = os.listdir(root)
+        names = posix.listdir(root)
     except FileNotFoundError:
         return []
-    return sorted(n for n in names if not n.startswith(".") and _ID_CHARACTERS.issuperset(os.fsencode(n)))
+    return sorted(
+        n for n in names if not n.startswith(".") and _ID_CHARACTERS.issuperset(n.encode("utf-8", "surrogateescape"))
+    )
+
+
+def _is_directory(path: str) -> bool:
+    try:
+        return posix.lstat(path).st_mode & 0o170000 == 0o040000
+    except OSError:
+        return False
 
 
 def _make_root(root: str) -> None:
+    import os
+
     try:
         os.makedirs(root, 0o700, exist_ok=True)
     except OSError as error:
@@ -361,15 +372,15 @@ def start_time(pid: int, *, zombie: bool = True) -> int:
     zombie  False: a process that has exited but isn't reaped counts as none
     """
     try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        fd = posix.open(f"/proc/{pid}/stat", posix.O_RDONLY | posix.O_CLOEXEC)
     except OSError:
         return 0
     try:
-        data = os.read(fd, 4096)
+        data = posix.read(fd, 4096)
     except OSError:
         return 0
     finally:
-        os.close(fd)
+        posix.close(fd)
     # the name in parentheses may hold anything, parentheses too
     fields = data[data.rindex(b")") + 2 :].split()
     if not zombie and fields[0] in (b"Z", b"X", b"x"):

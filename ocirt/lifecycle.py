@@ -6,7 +6,7 @@ on the host is followed at once by how it is taken back (Undo).
 
 from __future__ import annotations
 
-import os
+import posix
 
 from ocirt import container as _container
 from ocirt import log
@@ -106,7 +106,7 @@ def start(runtime: Runtime, id: str, *, relay: bool = True) -> Relay | None:
     from ocirt.process.start import start_init
 
     notifications = None
-    if "NOTIFY_SOCKET" in os.environ:
+    if b"NOTIFY_SOCKET" in posix.environ:
         from ocirt.notify import Relay
 
         notifications = Relay.open(container)
@@ -164,13 +164,13 @@ def _signal_init(container: Container, signal: int) -> None:
 
     pid = container.pid
     try:
-        pidfd = os.pidfd_open(pid)
+        pidfd = posix.pidfd_open(pid)
     except ProcessLookupError:
         raise WrongState(f"container not running: {container.id} is {STOPPED}") from None
     except OSError as error:
         if error.errno != 38:
             raise
-        os.kill(pid, signal)
+        posix.kill(pid, signal)
         return
     try:
         if not container.alive():
@@ -179,7 +179,7 @@ def _signal_init(container: Container, signal: int) -> None:
     except ProcessLookupError:
         raise WrongState(f"container not running: {container.id} is {STOPPED}") from None
     finally:
-        os.close(pidfd)
+        posix.close(pidfd)
 
 
 def delete(runtime: Runtime, id: str, *, force: bool = False) -> None:

@@ -8,7 +8,7 @@ mutable state: where to log and from which level.
 
 from __future__ import annotations
 
-import os
+import posix
 import time
 
 TYPE_CHECKING = False
@@ -39,7 +39,7 @@ def configure(path: str | None, *, json: bool, level: int, stderr: bool = True) 
     _target.level = level
     _target.stderr = stderr
     if path:
-        _target.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        _target.fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC, 0o644)
 
 
 def enabled(level: int) -> bool:
@@ -72,7 +72,7 @@ def warning(message: str) -> None:
 def error(message: str) -> None:
     """The error of a failed command: always in the log, and on stderr as text."""
     if _target.fd >= 0:
-        os.write(_target.fd, _entry(ERROR, message))
+        posix.write(_target.fd, _entry(ERROR, message))
     if _target.stderr:
         _to_stderr(message)
 
@@ -80,14 +80,14 @@ def error(message: str) -> None:
 def _write(level: int, message: str) -> None:
     quiet = _target.json and _target.level > INFO
     if _target.fd >= 0 and not quiet:
-        os.write(_target.fd, _entry(level, message))
+        posix.write(_target.fd, _entry(level, message))
     elif _target.stderr:
         _to_stderr(f"{_NAMES[level]}: {message}")
 
 
 def _to_stderr(message: str) -> None:
     try:
-        os.write(2, message.encode("utf-8", "backslashreplace") + b"\n")
+        posix.write(2, message.encode("utf-8", "backslashreplace") + b"\n")
     except OSError:
         pass  # nobody reads it: a closed stderr must not hide the error in the log
 

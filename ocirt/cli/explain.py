@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem, get_completion_class, shell_c
 
 import ocirt.commands
 from ocirt import log
-from ocirt.cli.parse import BOOLEANS, attribute, place, rows_by_name
+from ocirt.cli import BOOLEANS, attribute, place, rows_by_name
 from ocirt.cli.table import COMMANDS, GLOBAL
 from ocirt.errors import Error
 
@@ -38,7 +38,7 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_
 def explain(argv: list[str]) -> tuple[str, dict[str, object]] | int:
     """The command's name and values as `parse` gives them, or the exit status if all is said."""
     values: dict[str, object] = {}
-    group = build(values)
+    group = build(values, enabled())
     instruction = os.environ.get(COMPLETE)
     if instruction and not argv:
         return shell_complete(group, {}, PROGRAM, COMPLETE, instruction)
@@ -56,7 +56,7 @@ def enabled() -> list[str]:
     return [name for name in COMMANDS if f"{name}.py" in files or name == HERE]
 
 
-def build(values: dict[str, object]) -> click.Group:
+def build(values: dict[str, object], names: list[str]) -> click.Group:
     """The program as a click group whose commands put what was given into `values` and return their name."""
 
     def read(**given: Any) -> str:
@@ -76,7 +76,7 @@ def build(values: dict[str, object]) -> click.Group:
         subcommand_metavar="COMMAND [ARGS]...",
         invoke_without_command=True,
     )
-    for name in enabled():
+    for name in names:
         group.add_command(_command(name, values))
     return group
 
@@ -117,7 +117,7 @@ def completion_script(shell: str) -> str:
     kind = get_completion_class(shell)
     if kind is None:
         raise Error(f"no completion for {shell!r}: bash, zsh and fish have one")
-    completer = kind(build({}), {}, PROGRAM, COMPLETE)
+    completer = kind(build({}, enabled()), {}, PROGRAM, COMPLETE)
     # not .source(): for bash it runs whatever `bash` is first found, to learn its version
     return completer.source_template % completer.source_vars()
 
@@ -155,7 +155,7 @@ def canonical(words: list[str], rows: tuple[Row, ...], stop: int) -> list[str]:
     return [*(f"--{name}" for name, is_set in flags.items() if is_set), *result]
 
 
-class in_context:  # noqa: N801
+class in_context:
     """Usage errors raised inside know which command they are about: not all of click's parser's do."""
 
     def __init__(self, ctx: click.Context) -> None:

@@ -25,8 +25,10 @@ def program(directories: tuple[str, ...] = (), entry: str = "ocirt.__main__:laun
     return f"import sys\nsys.path += {list(paths)!r}\nfrom {module} import {function}\n{function}()\n"
 
 
-def write(path: str, interpreter: str = "", directories: tuple[str, ...] = ()) -> None:
-    """Write an executable launcher to `path`, in place of what is there; raises OSError.
+def write(
+    path: str, *, directories: tuple[str, ...] = (), entry: str = "ocirt.__main__:launch", interpreter: str = ""
+) -> None:
+    """Write an executable launcher of `entry` to `path`, in place of what is there; raises OSError.
 
     `interpreter` is the running one by default, with all links resolved: a launcher in a virtual environment must
     not depend on the environment's own link, and `python3` may become another version than the packages were
@@ -39,10 +41,10 @@ def write(path: str, interpreter: str = "", directories: tuple[str, ...] = ()) -
     new = path + ".new"
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o755)
     with open(fd, "w", encoding="utf-8") as file:
-        file.write(f"{shebang}\n{program(directories)}")
+        file.write(f"{shebang}\n{program(directories, entry)}")
         os.fchmod(fd, 0o755)
     os.rename(new, path)
 
 
 if __name__ == "__main__":
-    write(sys.argv[1])
+    write(sys.argv[1], directories=(sys.argv[2],), entry=sys.argv[3])

@@ -2,12 +2,13 @@
 
 A command reads its options, calls `ocirt.lifecycle` and writes the result; the int is the exit status. Errors are
 raised: `ocirt.__main__` prints them.
+
+A command's module becomes an attribute of this package: here, `list` and `exec` are not what they are elsewhere.
 """
 
 from __future__ import annotations
 
-import os
-import sys
+import posix
 import sys
 
 from ocirt.errors import Error, doing
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from ocirt.lifecycle import Runtime
 
 SIGPIPE = 13
-#: `list` itself becomes the module of the command of that name once that is loaded
-_LIST = type([])
 
 
 class Options:
@@ -57,26 +56,26 @@ def default_root() -> str:
     """
     if not is_rootless():
         return "/run/ocirt"
-    directory = os.environ.get("XDG_RUNTIME_DIR")
+    directory = posix.environ.get(b"XDG_RUNTIME_DIR")
     if directory:
-        return directory + "/ocirt"
-    if os.geteuid() == 0:
+        return directory.decode("utf-8", "surrogateescape") + "/ocirt"
+    if posix.geteuid() == 0:
         return "/run/ocirt"  # root of a user namespace that has a /run of its own
     raise Error("no directory for the containers' state: XDG_RUNTIME_DIR is not set (set it, or give --root DIR)")
 
 
 def is_rootless() -> bool:
     """Is this another user than root, or root of a user namespace only?"""
-    if os.geteuid() != 0:
+    if posix.geteuid() != 0:
         return True
     try:
-        fd = os.open("/proc/self/uid_map", os.O_RDONLY | os.O_CLOEXEC)
+        fd = posix.open("/proc/self/uid_map", posix.O_RDONLY | posix.O_CLOEXEC)
     except OSError:
         return False  # a kernel without user namespaces
     try:
-        return os.read(fd, 4096).split() != [b"0", b"0", b"4294967295"]
+        return posix.read(fd, 4096).split() != [b"0", b"0", b"4294967295"]
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
 def write(text: str) -> None:
@@ -85,14 +84,14 @@ def write(text: str) -> None:
     try:
         with doing("write to stdout"):
             while data:
-                data = data[os.write(1, data) :]
+                data = data[posix.write(1, data) :]
     except Error as error:
         if error.errno != 32:
             raise
         import _signal
 
         _signal.signal(SIGPIPE, _signal.SIG_DFL)
-        os.kill(os.getpid(), SIGPIPE)
+        posix.kill(posix.getpid(), SIGPIPE)
 
 
 def indented(value: Any, indent: str = "") -> str:
@@ -100,18 +99,18 @@ def indented(value: Any, indent: str = "") -> str:
     from _json import encode_basestring
 
     inner = indent + "  "
-    if isinstance(value, dict):
-        members = [f"{inner}{encode_basestring(k)}: {indented(v, inner)}" for k, v in value.items()]
-        return "{\n" + ",\n".join(members) + f"\n{indent}}}" if members else "{}"
-    if isinstance(value, _LIST | tuple):
-        items = [inner + indented(v, inner) for v in value]
-        return "[\n" + ",\n".join(items) + f"\n{indent}]" if items else "[]"
     if isinstance(value, str):
         # what is not UTF-8 in a path can't stand in JSON
         return encode_basestring(value.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return repr(value)
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, dict):
+        members = [f"{inner}{indented(key)}: {indented(member, inner)}" for key, member in value.items()]
+        return "{\n" + ",\n".join(members) + f"\n{indent}}}" if members else "{}"
+    items = [inner + indented(item, inner) for item in value]
+    return "[\n" + ",\n".join(items) + f"\n{indent}]" if items else "[]"
 
 
 def columns(rows: list[tuple[str, ...]]) -> str:

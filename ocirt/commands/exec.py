@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from ocirt import exec as execution, foreground
+from ocirt import exec as execution
+from ocirt import foreground
 from ocirt.bundle import parse_json
 from ocirt.commands import Options, runtime
 from ocirt.errors import InvalidConfig, doing

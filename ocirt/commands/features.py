@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 UNSAFE_ANNOTATIONS = ("run.oci.seccomp_fail_unknown_syscall",)
 
 
-def run(options: Options) -> int:  # noqa: ARG001
+def run(options: Options) -> int:
     """Print what this runtime can do, as features.md of the specification has it."""
     write(indented(features()) + "\n")
     return 0
@@ -55,12 +55,12 @@ def features() -> dict[str, Any]:
             "mountExtensions": {"idmap": {"enabled": True}},
             "netDevices": {"enabled": True},
         },
-        "annotations": annotations(),
+        "annotations": about(),
         "potentiallyUnsafeConfigAnnotations": list(UNSAFE_ANNOTATIONS),
     }
 
 
-def annotations() -> dict[str, str]:
+def about() -> dict[str, str]:
     """What engines ask about a runtime beyond the specification."""
     found = {"io.github.ocirt.version": ocirt.__version__}
     if commit():

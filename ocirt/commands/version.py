@@ -11,7 +11,7 @@ from ocirt.commands import Options, write
 SPEC = "1.3.0"
 
 
-def run(options: Options) -> int:  # noqa: ARG001
+def run(options: Options) -> int:
     """Print the version. Engines read the first line, `commit:` and the words after it."""
     from ocirt.commands.features import features
 
