@@ -92,7 +92,11 @@ def newer(profile: dict, arch: arches.Arch, number: int) -> bool:
         return False
     end = {"ARM": arches.ARM_PRIVATE, "X86_64": arches.X32_BIT}.get(arch.name, 0xFFFFFFFF)
     numbers = numbers_of(arch.table)
-    known = [numbers[call] for entry in profile["syscalls"] for call in entry["names"] if call in numbers]
+    named = {call for entry in profile["syscalls"] for call in entry["names"]}
+    if arch.muxed:
+        named |= {"socketcall"} if named & set(arches.SOCKETCALL) else set()
+        named |= {"ipc"} if named & set(arches.IPC) else set()
+    known = [numbers[call] for call in named if call in numbers]
     last = max((known_ for known_ in known if known_ < end), default=end)
     return last < number < end or (arch.name in ("S390", "S390X") and number == 0 and bool(known))
 

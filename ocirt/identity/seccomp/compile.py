@@ -66,8 +66,9 @@ def compile_filter(
     tables = {arch.name: arches.numbers(arch.table) for arch in chosen}
     _unknown(listed, tables, (annotations or {}).get(names.FAIL_UNKNOWN, "0") != "0")
     known = {arch.name: verdicts(arch, tables[arch.name], listed, default) for arch in chosen}
+    last = {arch.name: last_number(arch, tables[arch.name], listed) for arch in chosen}
     sections = [
-        (arch.token, _ranges(arch, known, last_numbers(arch, tables, listed), default))
+        (arch.token, _ranges(arch, known, last, default))
         for arch in chosen
         if arch.name != "X32"  # a part of X86_64
     ]
@@ -219,15 +220,12 @@ def _first(rules: list[tuple[Order, Rule]], numbers: dict[str, int], number: int
     return tuple(said.items())
 
 
-def last_numbers(arch: Arch, tables: dict[str, dict[str, int]], listed: list[Entry]) -> dict[str, int]:
-    """{architecture: the highest number that the profile names, -1 if none} of `arch` and, with X86_64, of X32."""
+def last_number(arch: Arch, numbers: dict[str, int], listed: list[Entry]) -> int:
+    """The highest number that the profile names, -1 if it names none."""
+    end = arches.ARM_PRIVATE if arch.name == "ARM" else 1 << 32
     named = {call for calls, _, _ in listed for call in calls}
-    found: dict[str, int] = {}
-    for name in (arch.name, "X32") if arch.name == "X86_64" else (arch.name,):
-        numbers = tables.get(name, {})
-        private = arches.ARM_PRIVATE if name == "ARM" else 1 << 32
-        found[name] = max((numbers[call] for call in named if numbers.get(call, private) < private), default=-1)
-    return found
+    found = {number for call in named for number, _ in _entrances(arch, numbers, call)}
+    return max((number for number in found if number < end), default=-1)
 
 
 def _ranges(arch: Arch, known: dict[str, dict[int, Verdict]], last: dict[str, int], default: int) -> Ranges:
