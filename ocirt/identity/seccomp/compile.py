@@ -305,7 +305,5 @@ def _unknown(listed: list[Entry], tables: dict[str, dict[str, int]], fail: bool)
         missing.difference_update(numbers)
     for call in sorted(missing):
         if fail and not any(call in arches.numbers(table) for table in arches.TABLES):
-            raise InvalidConfig(
-                f'{PATH}.syscalls: "{call}": not a system call of any architecture ({names.FAIL_UNKNOWN})'
-            )
+            raise InvalidConfig(f'{PATH}.syscalls: "{call}": no architecture has this call ({names.FAIL_UNKNOWN})')
         log.debug(f'seccomp: no system call "{call}" on {", ".join(tables)}, skipped')
