@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from ocirt.errors import Error, call_failed
+from ocirt.errors import Error, from_oserror
 from ocirt.linux import libc, paths
 from ocirt.linux import mount as m
 from ocirt.rootfs import explain, options, targets
@@ -32,20 +32,30 @@ def bind(plan: Plan, source: str, destination: str, o: Options) -> None:
             raise explain.bind(error, source) from None
         _bind_by_path(plan, source, destination, o)
         return
-    check_bind(destination, tree)
-    follow = not o.marks & options.DEST_NOFOLLOW
-    target, _ = targets.open_target(plan, destination, directory=targets.is_directory(tree), follow=follow)
+    attached = False
     try:
-        m.move_mount(tree, target)
-    except Error as error:
-        os.close(tree)
-        if error.errno != libc.ENOSYS:
-            raise explain.attach(error, source, destination) from None
-        _bind_by_path(plan, source, destination, o)
-        return
+        check_bind(destination, tree)
+        target = _open_target(plan, destination, tree, o)
+        try:
+            m.move_mount(tree, target)
+            attached = True
+        except Error as error:
+            if error.errno != libc.ENOSYS:
+                raise explain.attach(error, source, destination) from None
+        finally:
+            os.close(target)
     finally:
-        os.close(target)
-    finish(plan, destination, tree, o)
+        if not attached:
+            os.close(tree)
+    if attached:
+        finish(plan, destination, tree, o)
+    else:
+        _bind_by_path(plan, source, destination, o)
+
+
+def _open_target(plan: Plan, destination: str, source: int, o: Options) -> int:
+    follow = not o.marks & options.DEST_NOFOLLOW
+    return targets.open_target(plan, destination, directory=targets.is_directory(source), follow=follow)[0]
 
 
 def clone(source: str, o: Options) -> int:
@@ -71,26 +81,26 @@ def _bind_by_path(plan: Plan, source: str, destination: str, o: Options) -> None
     """The same by mount(2), before Linux 5.2."""
     flags = os.O_PATH | os.O_CLOEXEC | (os.O_NOFOLLOW if o.marks & options.SRC_NOFOLLOW else 0)
     try:
-        fd = os.open(source, flags)
+        fd = os.open(os.fsencode(source), flags)
     except OSError as error:
-        raise Error(
-            call_failed(f'open("{source}")', error.errno or 0, error.strerror or ""), error.errno or 0
-        ) from None
-    check_bind(destination, fd)
-    follow = not o.marks & options.DEST_NOFOLLOW
-    target, _ = targets.open_target(plan, destination, directory=targets.is_directory(fd), follow=follow)
+        raise from_oserror(error, f'open("{source}")') from None
     more = bool(o.set | o.clear | o.rset | o.rclear or o.propagation or o.late or targets.clean(destination) == "/")
     known = targets.mount_ids(plan) if more else set[int]()
     try:
-        to = m.by_fd(plan.proc, target)
-        m.mount(m.by_fd(plan.proc, fd), to, None, m.MS_BIND | o.bind & m.MS_REC, None)
-    except Error as error:
-        raise explain.attach(error, source, destination) from None
+        check_bind(destination, fd)
+        target = _open_target(plan, destination, fd, o)
+        try:
+            to = m.by_fd(plan.proc, target)
+            m.mount(m.by_fd(plan.proc, fd), to, None, m.MS_BIND | o.bind & m.MS_REC, None)
+        except Error as error:
+            raise explain.attach(error, source, destination) from None
+        finally:
+            os.close(target)
+        if more:
+            follow = not o.marks & options.DEST_NOFOLLOW
+            finish(plan, destination, targets.reopen(plan, destination, known, fd, follow=follow), o)
     finally:
-        os.close(target)
-    if more:
-        finish(plan, destination, targets.reopen(plan, destination, known, fd, follow=follow), o)
-    os.close(fd)
+        os.close(fd)
 
 
 def check_bind(destination: str, source: int) -> None:

@@ -111,15 +111,18 @@ def _bind_hierarchy(plan: Plan, source: str, tree: int, name: str, point: int, a
     """Bind the container's group of one hierarchy; without a group in it the directory stays empty."""
     path = os.fsencode(source)
     try:
-        group = m.open_tree(m.AT_FDCWD, path, m.OPEN_TREE_CLONE)
-        m.move_mount(group, point)
+        try:
+            group = m.open_tree(m.AT_FDCWD, path, m.OPEN_TREE_CLONE)
+            m.move_mount(group, point)
+        except Error as error:
+            if error.errno != libc.ENOSYS:
+                raise
+            m.mount(path, m.by_fd(plan.proc, point), None, m.MS_BIND, None)
+            # In our own tmpfs nobody else can have put something there.
+            group = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=tree)
     except Error as error:
-        if error.errno == _ENOENT:
-            return
-        if error.errno != libc.ENOSYS:
+        if error.errno != _ENOENT:
             raise
-        m.mount(path, m.by_fd(plan.proc, point), None, m.MS_BIND, None)
-        # In our own tmpfs nobody else can have put something there.
-        group = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=tree)
+        return
     m.change_attributes(plan.proc, group, attributes, 0)
     os.close(group)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from ocirt.errors import Error, doing
+from ocirt.errors import Error, call_failed, doing
 from ocirt.linux import files, libc, mount
 from ocirt.rootfs import binds, options
 from ocirt.rootfs.targets import mountinfo
@@ -31,6 +31,7 @@ PROPAGATION = {
 _PROC_ROOT_INODE = 1
 _EINVAL = 22
 _EPERM = 1
+_EACCES = 13
 
 
 def _propagation(plan: Plan) -> int:
@@ -94,18 +95,28 @@ def bind_rootfs(plan: Plan) -> None:
             _open_shared_volumes(plan)
             _make_parent_private(rootfs)
         try:
-            tree = mount.open_tree(mount.AT_FDCWD, rootfs, mount.OPEN_TREE_CLONE | mount.AT_RECURSIVE)
-            mount.move_mount(tree, mount.AT_FDCWD, rootfs)
-            plan.root = tree
+            plan.root = _bind_on_itself(rootfs)
         except Error as error:
-            if error.errno != libc.ENOSYS:
-                raise
-            mount.mount(rootfs, rootfs, None, mount.MS_BIND | mount.MS_REC, None)
-            plan.root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            hint = (
+                "root of the user namespace must be able to reach it" if plan.userns and error.errno == _EACCES else ""
+            )
+            raise Error(call_failed("bind", error.errno, os.strerror(error.errno), hint), error.errno) from None
         if not slave:
             # In the host's own mount namespace nothing mounted below may reach its peers.
             recursive = 0 if own else mount.MS_REC
             mount.change_propagation(plan.proc, plan.root, mount.MS_PRIVATE | recursive)
+
+
+def _bind_on_itself(path: bytes) -> int:
+    try:
+        tree = mount.open_tree(mount.AT_FDCWD, path, mount.OPEN_TREE_CLONE | mount.AT_RECURSIVE)
+        mount.move_mount(tree, mount.AT_FDCWD, path)
+        return tree
+    except Error as error:
+        if error.errno != libc.ENOSYS:
+            raise
+    mount.mount(path, path, None, mount.MS_BIND | mount.MS_REC, None)
+    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _open_shared_volumes(plan: Plan) -> None:

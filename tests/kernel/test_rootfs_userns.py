@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +28,13 @@ def mapping(inside: int, outside: int, size: int = 1) -> list[dict[str, int]]:
 prepare = rootfs.prepare_trees
 
 
-@pytest.fixture(autouse=True)
-def passable(tmp_path: Path) -> None:
-    """The root of a user namespace must get to the root filesystem."""
-    for directory in (tmp_path, *tmp_path.parents):
-        if directory != Path("/") and directory.owner() == "root":
-            directory.chmod(directory.stat().st_mode | 0o711)
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A directory that the root of a user namespace can get to; pytest's own ones it can't."""
+    directory = Path(tempfile.mkdtemp(prefix="ocirt-test-"))
+    directory.chmod(0o711)
+    yield directory
+    shutil.rmtree(directory)
 
 
 def owned(lab: Lab) -> Lab:
@@ -122,6 +126,12 @@ def test_devpts_with_a_group_that_has_no_id(lab: Lab) -> None:
     owned(lab)
     devpts = {**DEVPTS, "options": [*DEVPTS["options"], "gid=5"]}
     assert lab.run({"mounts": [DEV, devpts]}, lambda _: os.path.exists("/dev/pts/ptmx"), mappings=(BASE, 2))
+
+
+def test_a_root_that_only_the_caller_can_reach(lab: Lab) -> None:
+    lab.bundle.chmod(0o700)
+    with pytest.raises(Failed, match=r"permission denied \(root of the user namespace must be able to reach it\)"):
+        lab.run({}, mappings=MAPPINGS)
 
 
 def test_errors_name_what_a_user_namespace_lacks(lab: Lab) -> None:
