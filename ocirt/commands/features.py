@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 #: What of config.json's annotations changes what ocirt does; a final dot makes a prefix of it.
-UNSAFE_ANNOTATIONS = ("run.oci.seccomp_fail_unknown_syscall",)
+UNSAFE_ANNOTATIONS = ("org.ocirt.network", "org.ocirt.network.", "org.systemd.property.", "run.oci.")
 
 
 def run(options: Options) -> int:
@@ -39,7 +39,7 @@ def features() -> dict[str, Any]:
         "linux": {
             "namespaces": sorted(namespaces.TYPES),
             "capabilities": list(NAMES),
-            "cgroup": {"v1": True, "v2": False, "systemd": False, "systemdUser": False, "rdma": True},
+            "cgroup": dict.fromkeys(("v1", "v2", "systemd", "systemdUser", "rdma"), True),
             "seccomp": {
                 "enabled": True,
                 "actions": sorted(names.ACTIONS),
@@ -51,7 +51,7 @@ def features() -> dict[str, Any]:
             "apparmor": {"enabled": True},
             "selinux": {"enabled": True},
             "memoryPolicy": {"modes": list(scheduling.MEMORY_MODES), "flags": list(scheduling.MEMORY_FLAGS)},
-            "intelRdt": {"enabled": False, "schemata": False, "monitoring": False},
+            "intelRdt": {"enabled": True, "schemata": True, "monitoring": True},
             "mountExtensions": {"idmap": {"enabled": True}},
             "netDevices": {"enabled": True},
         },
@@ -65,6 +65,12 @@ def about() -> dict[str, str]:
     found = {"io.github.ocirt.version": ocirt.__version__}
     if commit():
         found["io.github.ocirt.commit"] = commit()
-    # the key that podman and CRI-O look for, whatever the runtime
-    found["org.opencontainers.runc.checkpoint.enabled"] = "false"
+    # the key that engines look for, whatever the runtime
+    found["org.opencontainers.runc.checkpoint.enabled"] = "true" if _has_command("checkpoint") else "false"
     return found
+
+
+def _has_command(name: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(f"ocirt.commands.{name}") is not None
