@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import ocirt
 from ocirt import hooks, namespaces
 from ocirt.commands import Options, indented, write
@@ -71,6 +73,4 @@ def about() -> dict[str, str]:
 
 
 def _has_command(name: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(f"ocirt.commands.{name}") is not None
+    return os.path.exists(os.path.join(os.path.dirname(__file__), f"{name}.py"))

@@ -36,8 +36,8 @@ def test_every_signal_by_name_and_number() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "BOGUS", "SIG", "_DFL", "SIG_DFL", "SIG_BLOCK", "65", "-9", "+9", "9 ", "٩", "1_0", "9" * 20, "RTMIN-1", "RTMIN+31",
-     "RTMIN+", "RTMAX+1", "KILL+1", "RTMIN+x", "RTMIN+1+1", "SIGSIGKILL"],
+    ["", "BOGUS", "SIG", "_DFL", "SIG_DFL", "SIG_BLOCK", "65", "-9", "+9", "9 ", "٩", "1_0", "9" * 20, "RTMIN-1",
+     "RTMIN+31", "RTMIN+", "RTMAX+1", "KILL+1", "RTMIN+x", "RTMIN+1+1", "SIGSIGKILL"],
 )  # fmt: skip
 def test_what_is_no_signal(text: str) -> None:
     with pytest.raises(Error, match="unknown signal"):
