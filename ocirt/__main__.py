@@ -111,8 +111,7 @@ def configure_log(values: dict[str, Any]) -> None:
     path: str | None = values["log"]
     level = log.DEBUG if values["debug"] else log.LEVELS[values["log_level"]]
     with doing("open the log"):
-        # runc's default for --log is /dev/stderr: nobody wants each error there twice
-        log.configure(path, json=values["log_format"] == "json", level=level, stderr=path != "/dev/stderr")
+        log.configure(path, json=values["log_format"] == "json", level=level)
 
 
 def report_bug(error: Exception) -> None:

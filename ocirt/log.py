@@ -33,12 +33,18 @@ class _Target:
 _target = _Target()
 
 
-def configure(path: str | None, *, json: bool, level: int, stderr: bool = True) -> None:
-    """Open `path` (created 0644, appended to) as the log; raises OSError."""
+def configure(path: str | None, *, json: bool, level: int) -> None:
+    """Open `path` (created 0644, appended to) as the log; raises OSError.
+
+    Without a path, or with /dev/stderr (runc's default), stderr is the log: entries in JSON go there as such.
+    """
     _target.json = json
     _target.level = level
-    _target.stderr = stderr
-    if path:
+    _target.stderr = True
+    if path == "/dev/stderr" or (json and not path):
+        _target.fd = 2  # not opened by its name, which fails if it is a socket
+        _target.stderr = False
+    elif path:
         _target.fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC, 0o644)
 
 

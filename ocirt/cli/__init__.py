@@ -78,13 +78,13 @@ def _read(tokens: Iterator[str], rows: tuple[Row, ...], values: dict[str, object
                 return words
             continue
         name, equals, text = (word[2:] if word[1] == "-" else word[1:]).partition("=")
-        row = names.get(name)
-        if row is None:
+        option = names.get(name)
+        if option is None:
             return None
         value: str | None = text
         if not equals:
-            value = "true" if row[2] == "flag" else next(tokens, None)
-        if value is None or not _store(row, value, values):
+            value = "true" if option[2] == "flag" else next(tokens, None)
+        if value is None or not _store(option, value, values):
             return None
     return words
 

@@ -107,7 +107,8 @@ def indented(value: Any, indent: str = "") -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, dict):
-        members = [f"{inner}{indented(key)}: {indented(member, inner)}" for key, member in value.items()]
+        pairs: dict[str, Any] = value
+        members = [f"{inner}{indented(key)}: {indented(member, inner)}" for key, member in pairs.items()]
         return "{\n" + ",\n".join(members) + f"\n{indent}}}" if members else "{}"
     items = [inner + indented(item, inner) for item in value]
     return "[\n" + ",\n".join(items) + f"\n{indent}]" if items else "[]"

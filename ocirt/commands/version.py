@@ -7,6 +7,10 @@ import os
 import ocirt
 from ocirt.commands import Options, write
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 #: The newest version of the runtime specification that ocirt follows
 SPEC = "1.3.0"
 
@@ -24,11 +28,12 @@ def run(options: Options) -> int:
     return 0
 
 
-def enabled(name: str, value: object) -> list[str]:
+def enabled(name: str, value: Any) -> list[str]:
     """The names of all that is true in a features structure: `cgroup: {v1: true}` gives cgroup-v1."""
     if not isinstance(value, dict):
         return [name.removeprefix("-").removesuffix("-enabled")] if value is True else []
-    return [found for key in value for found in enabled(f"{name}-{key}", value[key])]
+    members: dict[str, Any] = value
+    return [found for key, member in members.items() for found in enabled(f"{name}-{key}", member)]
 
 
 def commit() -> str:

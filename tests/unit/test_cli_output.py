@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -67,9 +68,19 @@ def test_text_log(run: Ocirt) -> None:
     assert all(line.startswith('time="') and ' level=error msg="' in line for line in lines)
 
 
-def test_log_is_stderr_once(run: Ocirt) -> None:
-    done = run("--root", str(run.root), "--log=/dev/stderr", "state", "nope")
-    assert done.stderr.count("does not exist") == 1
+def test_stderr_as_the_log(run: Ocirt) -> None:
+    """As runc, whose --log is /dev/stderr by default; also when that is a socket, which can't be opened."""
+    for flags in (["--log=/dev/stderr", "--log-format=json"], ["--log-format=json"]):
+        ours, theirs = socket.socketpair()
+        argv = [run.path, "--root", str(run.root), *flags, "state", "nope"]
+        assert subprocess.run(argv, stderr=theirs, timeout=60, check=False).returncode == 1
+        theirs.close()
+        assert "does not exist" in json.loads(ours.recv(4096))["msg"]
+        assert ours.recv(4096) == b""
+        ours.close()
+    text = run("--root", str(run.root), "--log=/dev/stderr", "state", "nope").stderr
+    assert text.count("does not exist") == 1
+    assert text.startswith('time="')
 
 
 def test_log_that_cannot_be_opened(run: Ocirt) -> None:
