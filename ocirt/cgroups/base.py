@@ -33,6 +33,9 @@ class Cgroup:
     def join(self, pid: int) -> None:
         """Put the process in, in every hierarchy in which it isn't yet."""
 
+    def complete(self, pid: int) -> None:
+        """Finish what systemd began: hierarchies and controllers that it doesn't manage."""
+
     def apply(self, resources: Mapping[str, Any]) -> None:
         """Write every limit of linux.resources, the device rules too (config-linux.md, Control groups)."""
         wanted = sorted(key for key, value in resources.items() if value and key != "devices")

@@ -49,15 +49,16 @@ def split_sub(sub: str) -> tuple[list[str], str]:
     return (names.split(",") if separator else []), "".join("/" + part for part in parts)
 
 
-def enable_controllers(mountpoint: str, path: str) -> None:
-    """Give every controller that the root has to the cgroup, all the way down.
+def make_usable(mountpoint: str, path: str) -> None:
+    """Give every controller that the root has to the cgroup, all the way down, and let processes in.
 
-    One that can't be given (not delegated, a threaded parent, processes in the parent)
-    is left out: writing a limit that needs it tells which.
+    A controller that can't be given (not delegated, a threaded parent, processes in the
+    parent) is left out: writing a limit that needs it tells which.
     """
     wanted = files.read_or(mountpoint + "/cgroup.controllers").split()
     parent = path[: path.rindex("/")]
     if set(wanted) == set(files.read_or(f"{mountpoint}{parent}/cgroup.subtree_control").split()):
+        _leave_invalid(mountpoint + path)
         return
     at = 0
     while at >= 0:
@@ -67,6 +68,7 @@ def enable_controllers(mountpoint: str, path: str) -> None:
             wanted = files.read_or(directory + "/cgroup.controllers").split()
         _enable(directory, [name for name in wanted if name not in enabled])
         at = path.find("/", at + 1)
+        _leave_invalid(mountpoint + (path[:at] if at >= 0 else path))
 
 
 def _enable(directory: str, controllers: list[str]) -> None:
@@ -83,13 +85,7 @@ def _enable(directory: str, controllers: list[str]) -> None:
                 continue
 
 
-def make_threaded(mountpoint: str, path: str) -> None:
-    """Below a threaded parent a new cgroup is `domain invalid` until it is made threaded as well."""
-    if files.read_or(f"{mountpoint}{path}/cgroup.type", "domain") == "domain":
-        return
-    at = 0
-    while at >= 0:
-        at = path.find("/", at + 1)
-        file = mountpoint + (path[:at] if at >= 0 else path) + "/cgroup.type"
-        if files.read_or(file) == "domain invalid":
-            files.write(file, "threaded")
+def _leave_invalid(directory: str) -> None:
+    """Below a threaded parent, or one with processes, a cgroup is `domain invalid` until it is made threaded."""
+    if files.read_or(directory + "/cgroup.type") == "domain invalid":
+        files.write(directory + "/cgroup.type", "threaded")

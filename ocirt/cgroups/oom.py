@@ -20,13 +20,13 @@ class Watch:
     v2   POLLPRI of memory.events
     """
 
-    __slots__ = ("_cgroup", "_fds", "_init", "_kills", "_notice", "_poll")
+    __slots__ = ("_cgroup", "_control", "_fds", "_init", "_kills", "_notice", "_poll")
 
     def __init__(self, pid: int, cgroup: Cgroup) -> None:
         self._cgroup = cgroup
         self._poll = select.poll()
         self._fds: list[int] = []
-        self._notice = -1
+        self._notice = self._control = -1
         self._kills = cgroup.oom_kills()
         try:
             self._init = os.pidfd_open(pid)
@@ -49,13 +49,13 @@ class Watch:
         except FileNotFoundError:
             pass
         try:
-            control = os.open(directory + "/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+            self._control = os.open(directory + "/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return
-        self._fds.append(control)
+        self._fds.append(self._control)
         self._notice = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._fds.append(self._notice)
-        files.write(directory + "/cgroup.event_control", f"{self._notice} {control}")
+        files.write(directory + "/cgroup.event_control", f"{self._notice} {self._control}")
         self._poll.register(self._notice, select.POLLIN)
 
     def wait(self, timeout: float) -> str:
@@ -64,27 +64,30 @@ class Watch:
         while self._init >= 0:
             left = until - time.monotonic()
             ready = dict(self._poll.poll(max(0.0, left) * 1000))
-            if self._notice in ready:
-                self._rearm()
-                kills = self._cgroup.oom_kills()
-                if kills > self._kills:
-                    self._kills = kills
-                    return "oom"
+            if self._notice in ready and self._happened():
+                return "oom"
             if self._init in ready:
                 return "end"
             if not ready:
                 return ""
         return "end"
 
-    def _rearm(self) -> None:
-        try:
+    def _happened(self) -> bool:
+        """Arm the notice again; was it an OOM, and not the end of the cgroup or another event of memory?"""
+        if self._control >= 0:
+            # v1 tells before the killer has chosen, so the count can't be asked yet
             os.eventfd_read(self._notice)
+            if os.access(self._cgroup.path("memory"), os.F_OK):
+                return True
+            self._poll.unregister(self._notice)
+            return False
+        try:
+            os.pread(self._notice, 4096, 0)  # reading it is what makes the next change an event
         except OSError:
-            # memory.events: reading it is what makes the next change an event
-            try:
-                os.pread(self._notice, 4096, 0)
-            except OSError:
-                self._poll.unregister(self._notice)  # the cgroup is gone
+            self._poll.unregister(self._notice)
+            return False
+        before, self._kills = self._kills, self._cgroup.oom_kills()
+        return self._kills > before
 
     def close(self) -> None:
         """Stop watching."""

@@ -7,7 +7,9 @@ written to the files of the cgroup, as without it.
 
 from __future__ import annotations
 
-from ocirt.cgroups import conversions, files
+import os
+
+from ocirt.cgroups import conversions, files, systemd_properties
 from ocirt.cgroups.base import Cgroup
 from ocirt.errors import Error, InvalidConfig, WrongState, doing
 from ocirt.linux.sdbus import Bus, Failed
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ocirt.cgroups.systemd_properties import Property
-    from ocirt.cgroups.v1 import V1
-    from ocirt.cgroups.v2 import V2
 
 FIELD = "linux.cgroupsPath"
 NAME = "org.freedesktop.systemd1"
@@ -40,8 +40,6 @@ def choose(
     annotations: Mapping[str, str],
 ) -> Systemd:
     """The scope that cgroupsPath (`slice:prefix:name`) stands for; raises InvalidConfig."""
-    from ocirt.cgroups import systemd_properties
-
     slice, prefix, name = "", "ocirt", id
     if wanted:
         parts = wanted.split(":")
@@ -83,7 +81,7 @@ def expand(slice: str) -> str:
 class Systemd(Cgroup):
     """A transient scope; `inner` is its cgroup, in which everything but making and ending is done."""
 
-    __slots__ = ("extra", "inner", "mounted", "resources", "slice", "unit", "user")
+    __slots__ = ("above", "extra", "inner", "mounted", "resources", "slice", "unit", "user")
 
     def __init__(
         self,
@@ -101,7 +99,8 @@ class Systemd(Cgroup):
         self.mounted = mounted
         self.resources = resources
         self.extra = extra
-        self.inner: V1 | V2 | Cgroup = Cgroup()
+        self.inner: Cgroup = Cgroup()
+        self.above = -1
 
     @classmethod
     def load(cls, record: dict[str, Any]) -> Systemd:
@@ -110,10 +109,12 @@ class Systemd(Cgroup):
 
         made = cls(record["unit"], "", user=record["user"], mounted=[], resources={}, extra=[])
         made.inner = load(record["inner"])
+        made.above = record["above"]
         return made
 
     def record(self) -> dict[str, Any]:
-        return {"manager": "systemd", "unit": self.unit, "user": self.user, "inner": self.inner.record()}
+        inner = self.inner.record()
+        return {"manager": "systemd", "unit": self.unit, "user": self.user, "above": self.above, "inner": inner}
 
     # -- create
 
@@ -129,6 +130,7 @@ class Systemd(Cgroup):
 
             # systemd removes its own: `kept` is one more than there are parts, so that we leave it alone
             self.inner = V2(self.mounted[0][1], path, above)
+            self.above = _kills_above(self.inner.directory)
             return -1
         from ocirt.cgroups.v1 import V1
 
@@ -140,7 +142,7 @@ class Systemd(Cgroup):
             path = bus.call(MANAGER, "GetUnit", "s", self.unit)
         except Failed:
             return
-        target = (NAME, bus.read(path, "o")[0], "org.freedesktop.DBus.Properties")
+        target = (NAME, bus.read(path, "o")[0], PROPERTIES[2])
         bus.free(path)
         reply = bus.call(target, "Get", "ss", NAME + ".Unit", "ActiveState")
         state = bus.read(reply, "vs")[0]
@@ -151,7 +153,6 @@ class Systemd(Cgroup):
             raise WrongState(f"the unit {self.unit} is there already ({state})")
 
     def join(self, pid: int) -> None:
-        from ocirt.cgroups import systemd_properties
 
         unified = len(self.mounted) == 1 and self.mounted[0][0] == ""
         with Bus(user=self.user) as bus:
@@ -176,10 +177,7 @@ class Systemd(Cgroup):
             chosen = dict(properties)
             chosen.update(self.extra)
             self._start(bus, list(chosen.items()))
-        from ocirt.cgroups.v1 import V1
-
-        if isinstance(self.inner, V1):
-            self.inner.complete(pid)
+        self.inner.complete(pid)
 
     def _start(self, bus: Bus, properties: list[Property]) -> None:
         bus.add_match(JOB_REMOVED)
@@ -201,7 +199,6 @@ class Systemd(Cgroup):
         self.inner.apply(resources)
 
     def update(self, resources: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-        from ocirt.cgroups import systemd_properties
         from ocirt.cgroups.v2 import V2
 
         unified = isinstance(self.inner, V2)
@@ -209,6 +206,8 @@ class Systemd(Cgroup):
         memory, before = conversions.section(resources, "memory"), conversions.section(current, "memory")
         if memory.get("swap") and not memory.get("limit") and before.get("limit"):
             merged["memory"] = {**memory, "limit": before["limit"]}
+        # the files first: what the kernel refuses, systemd must not come to know
+        self.inner.update(merged, current)
         with Bus(user=self.user) as bus, doing(f"set properties of the unit {self.unit}"):
             properties = systemd_properties.of_resources(merged, unified=unified, version=_version(bus))
             if not unified and "devices" in resources:
@@ -217,7 +216,6 @@ class Systemd(Cgroup):
                 properties += systemd_properties.of_devices(devices.rules(resources["devices"]))
             if properties:
                 bus.free(bus.call(MANAGER, "SetUnitProperties", "sba(sv)", self.unit, True, properties))
-        self.inner.update(merged, current)
 
     # -- delete
 
@@ -268,10 +266,38 @@ class Systemd(Cgroup):
         return self.inner.stats()
 
     def oom_kills(self) -> int:
-        return self.inner.oom_kills()
+        """systemd removes an empty cgroup at once, and what it counted is gone with it.
+
+        Then systemd has remembered what ended the unit (from 253 on), and the slice counts what
+        happens below it: a kill since the container was made, and the container gone, is ours.
+        """
+        directory = self.inner.path("memory")
+        if not directory or os.access(directory, os.F_OK):
+            return self.inner.oom_kills()
+        if self._remembered("Scope", "Result", "s") == "oom-kill":
+            return 1
+        return max(0, _kills_above(directory) - self.above) if self.above >= 0 else 0
 
     def memory_peak(self) -> tuple[int, int]:
-        return self.inner.memory_peak()
+        limit, peak = self.inner.memory_peak()
+        if limit < 0 and not peak:
+            kept = self._remembered("Scope", "MemoryMax", "t")
+            limit = -1 if kept in (None, systemd_properties.INFINITY) else kept
+        return limit, peak
+
+    def _remembered(self, interface: str, name: str, signature: str) -> Any:
+        """A property of the unit, None if it or systemd is gone."""
+        try:
+            with Bus(user=self.user) as bus:
+                path = bus.call(MANAGER, "GetUnit", "s", self.unit)
+                target = (NAME, bus.read(path, "o")[0], PROPERTIES[2])
+                reply = bus.call(target, "Get", "ss", f"{NAME}.{interface}", name)
+                value = bus.read(reply, "v" + signature)[0]
+                bus.free(path)
+                bus.free(reply)
+                return value
+        except Error:
+            return None
 
     def exec_descriptor(self, subs: list[str], init: int = 0) -> int:
         return self.inner.exec_descriptor(subs, init)
@@ -288,6 +314,11 @@ class Systemd(Cgroup):
             below = split_sub(subs[0])[1] if subs else ""
             with Bus(user=self.user) as bus:
                 bus.free(bus.call(MANAGER, "AttachProcessesToUnit", "ssau", self.unit, below, [pid]))
+
+
+def _kills_above(directory: str) -> int:
+    """OOM kills that the slice has counted, its own and below."""
+    return files.fields(directory[: directory.rindex("/")] + "/memory.events").get("oom_kill", 0)
 
 
 def _property(bus: Bus, name: str) -> str:

@@ -100,7 +100,7 @@ class V1(Cgroup):
                 raise files.failed(directory + "/cgroup.procs", str(pid), error, _join_hint(directory)) from error
 
     def complete(self, pid: int) -> None:
-        """Make and join what systemd has left out: it manages only some controllers of v1."""
+        """systemd manages only some controllers of v1."""
         from ocirt.cgroups.making import make
 
         with doing("join the hierarchies that systemd doesn't manage"):
@@ -162,15 +162,19 @@ class V1(Cgroup):
     def kill(self) -> None:
         """cgroup.kill of the hybrid tree takes everyone at once; else freeze, signal, thaw."""
         unified = self.path()
-        try:
-            if unified:
-                files.put(unified + "/cgroup.kill", "1")
-        except OSError:
-            pass  # before Linux 5.14; or the cgroup is gone
-        if self.pids():
+        if not unified:
             self.signal(SIGKILL)
-        elif self.frozen():
-            self.thaw()
+            return
+        try:
+            files.put(unified + "/cgroup.kill", "1")
+        except OSError as error:
+            if error.errno != files.ENODEV and os.access(unified, os.F_OK):
+                self.signal(SIGKILL)  # before Linux 5.14
+                return
+        self.thaw()
+        # one that was moved out of the hybrid tree's cgroup, but not out of this one
+        if set(self.pids()).difference(files.processes(unified)):
+            self.signal(SIGKILL)
 
     def signal(self, number: int) -> None:
         """Frozen while the list is read and worked off, so that no fork escapes; then thawed."""

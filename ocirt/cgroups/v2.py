@@ -71,8 +71,7 @@ class V2(Cgroup):
     def _make_usable(self) -> None:
         from ocirt.cgroups import making
 
-        making.enable_controllers(self.mountpoint, self.relative)
-        making.make_threaded(self.mountpoint, self.relative)
+        making.make_usable(self.mountpoint, self.relative)
         events = files.fields(self.directory + "/cgroup.events")
         if events.get("populated"):
             found = self.pids()
@@ -90,6 +89,13 @@ class V2(Cgroup):
         at = files.read_or(f"/proc/{pid}/cgroup").rpartition("0::")[2]
         if at != self.relative:
             _write_procs(self.directory, pid)
+
+    def complete(self, pid: int) -> None:
+        """systemd doesn't know hugetlb, rdma and misc."""
+        del pid
+        from ocirt.cgroups import making
+
+        making.make_usable(self.mountpoint, self.relative)
 
     def apply(self, resources: Mapping[str, Any]) -> None:
         self._apply(resources, None)
