@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 
 from ocirt.errors import Error, InvalidConfig, doing
-from ocirt.jsontext import dump_json as dump_json
-from ocirt.jsontext import parse_json as parse_json
+from ocirt.jsontext import dump_json, parse_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ocirt.spec import Config
     from ocirt.validation.problem import Problem
+
+__all__ = [
+    "Bundle", "directory", "dump_json", "find_rootfs", "load", "parse_config", "parse_json", "read_config", "report",
+]  # fmt: skip
 
 #: A config.json is some 20 to 200 KB; more than this is a mistake or an attack on the memory of the host.
 MAX_CONFIG = 16 << 20

@@ -106,7 +106,7 @@ DOCUMENT = r'''{
        }
       },
       "dns": {
-       "description": "DNS settings: an object",
+       "description": "settings for DNS: an object",
        "type": "object",
        "properties": {
         "nameservers": {

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known word that is nearest to `word`, "" if none is near.
 
-    Near is: the same but for case and punctuation, or at most one slip in
-    every four letters (a letter too many, missing, wrong, or two swapped).
+    Near is: the same but for case and punctuation, or at most one slip in every
+    four letters, but one in three (a letter too many, missing, wrong, or two swapped).
     """
-    best, least = "", len(word) // 4 + 1 if len(word) > 2 else 1
+    best, least = "", max(len(word) // 4, len(word) > 2) + 1
     plain = _plain(word)
     for candidate in known:
         if abs(len(candidate) - len(word)) >= least and _plain(candidate) != plain:
