@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from ocirt.errors import Error, call_failed, doing
+from ocirt.errors import Error, call_failed, doing, from_oserror
 from ocirt.linux import libc, paths
 from ocirt.linux import mount as m
 from ocirt.rootfs import cgroupfs, explain, options, targets
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Where a user namespace may not mount a file system of its own, the host's is shown instead.
 _HOSTS = {"sysfs": "/sys", "proc": "/proc", "mqueue": "/dev/mqueue"}
+#: mount(2) takes one page.
+_DATA_MAX = 4096
 #: The namespace that must be new for a file system to be the container's own.
 _NEEDS = {"sysfs": "network", "proc": "pid", "mqueue": "ipc"}
 #: File systems that take no SELinux context as an option.
@@ -133,14 +135,18 @@ def _mount_new(plan: Plan, destination: str, target: int, kind: str, source: str
         or o.rclear
         or o.marks & options.TMPCOPYUP
         or targets.clean(destination) == "/"
+        or (kind == "mqueue" and plan.linux.get("mountLabel"))
     )
     text = ",".join(data)
+    if len(text) >= _DATA_MAX:  # mount(2) would cut them off
+        raise Error(f"its options for the file system are longer than {_DATA_MAX - 1} bytes")
     if more and not o.flags & m.MS_I_VERSION and len(max(data, key=len, default="")) < m.FSCONFIG_STRING_MAX:
         try:
             tree = _detached(kind, source, o.flags, attributes, data)
         except Error as error:
             raise explain.new_mount(plan, error, destination, kind, source, o, data) from None
         if tree >= 0 and _attach(plan, tree, target, o):
+            _label(plan, kind, tree)
             finish(plan, destination, tree, o, new=True)
             return
     known = targets.mount_ids(plan) if more else set[int]()
@@ -153,7 +159,21 @@ def _mount_new(plan: Plan, destination: str, target: int, kind: str, source: str
         tree = targets.reopen(plan, destination, known)
         if o.marks & options.TMPCOPYUP:
             plan.copy_up(target, tree)
+        _label(plan, kind, tree)
         finish(plan, destination, tree, o, new=True)
+
+
+def _label(plan: Plan, kind: str, tree: int) -> None:
+    """Give an mqueue its SELinux label: it takes none as an option."""
+    label = plan.linux.get("mountLabel")
+    if label and kind == "mqueue":
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree)
+        try:
+            os.setxattr(fd, "security.selinux", label.encode() + b"\0")
+        except OSError as error:
+            raise from_oserror(error, f'setxattr("security.selinux", "{label}")') from None
+        finally:
+            os.close(fd)
 
 
 def _detached(kind: str, source: str, flags: int, attributes: int, data: list[str]) -> int:

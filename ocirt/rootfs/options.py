@@ -93,6 +93,9 @@ COPY_SYMLINK = 2
 SRC_NOFOLLOW = 4
 DEST_NOFOLLOW = 8
 
+#: What mount(8) keeps to itself, besides `x-…`, `X-…` and `comment=…`: never given to a file system.
+_OF_MOUNT8 = frozenset(("_netdev", "auto", "noauto", "nofail", "nouser", "nogroup", "noowner"))
+
 #: The names that `features` lists as mountOptions.
 NAMES = tuple(sorted(TABLE))
 
@@ -190,7 +193,7 @@ def _other(o: Options, option: str) -> None:
     if equals and name in ("idmap", "ridmap"):
         o.idmap = TABLE[name][1]
         o.mapping = value
-    elif option:
+    elif option and option not in _OF_MOUNT8 and not option.startswith(("x-", "X-", "comment=")):
         o.data.append(option)
 
 

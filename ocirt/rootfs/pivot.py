@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 
 from ocirt.errors import Error, call_failed, doing
-from ocirt.linux import files, libc, mount
+from ocirt.linux import libc, mount
 from ocirt.rootfs import binds, options
-from ocirt.rootfs.targets import mountinfo
+from ocirt.rootfs.targets import is_proc_root, mountinfo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ PROPAGATION = {
     "runbindable": mount.MS_UNBINDABLE | mount.MS_REC,
 }
 
-_PROC_ROOT_INODE = 1
 _EINVAL = 22
 _EPERM = 1
 _EACCES = 13
@@ -76,7 +75,7 @@ def open_procfs(plan: Plan) -> None:
         if error.errno not in (libc.ENOSYS, libc.EPERM):
             raise
     fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    if files.filesystem_type(fd) != files.PROC_SUPER_MAGIC or os.fstat(fd).st_ino != _PROC_ROOT_INODE:
+    if not is_proc_root(fd):
         raise Error("/proc is not the root of a procfs")
     plan.proc = fd
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _ENOENT = 2
 _ENOTDIR = 20
 _ELOOP = 40
+_PROC_ROOT_INODE = 1
 
 #: Modes of what is made to mount on: {is a directory: mode}.
 _MODES = {True: 0o755, False: 0o644}
@@ -97,9 +98,14 @@ def _check_proc(path: str) -> None:
 
 
 def check_bind_on_proc(source: int, directory: bool) -> None:
-    """Only a procfs may be bound on /proc itself."""
-    if not directory or files.filesystem_type(source) != files.PROC_SUPER_MAGIC:
+    """Only a whole procfs may be bound on /proc itself."""
+    if not directory or not is_proc_root(source):
         raise Error('"/proc" cannot be mounted because its source is not of type proc')
+
+
+def is_proc_root(fd: int) -> bool:
+    """Is it the root of a procfs?"""
+    return files.filesystem_type(fd) == files.PROC_SUPER_MAGIC and os.fstat(fd).st_ino == _PROC_ROOT_INODE
 
 
 def mount_ids(plan: Plan) -> set[int]:

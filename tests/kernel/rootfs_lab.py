@@ -85,6 +85,7 @@ class Lab:
         setup: Callable[[], Any] | None = None,
         prepare: Callable[[Plan], Any] | None = None,
         plan: dict[str, Any] | None = None,
+        user: int = 0,
         steps: tuple[Any, ...] = (*rootfs.MOUNTS, *rootfs.ENTER_ROOT, *rootfs.SEAL),
     ) -> Any:
         """Run the steps in new namespaces, then `probe`; gives what it returns.
@@ -93,12 +94,19 @@ class Lab:
         setup     called in the new namespaces before the steps
         prepare   called with the plan before the namespaces are made (the runtime's side)
         plan      fields of the plan
+        user      the id of an ordinary user who does all of this
         """
         read, write = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(read)
             try:
+                enosys.install(*self.without)
+                if user:
+                    os.setgroups([])
+                    os.setresgid(user, user, user)
+                    os.setresuid(user, user, user)
+                    libc.call("prctl", 4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: /proc/self belongs to the user again
                 self._outer(config, probe, new, mappings, setup, prepare, plan or {}, steps, write)
             except BaseException:
                 os.write(write, json.dumps({"bug": traceback.format_exc()}).encode())
@@ -129,7 +137,6 @@ class Lab:
         steps: tuple[Any, ...],
         write: int,
     ) -> None:
-        enosys.install(*self.without)
         plan = Plan("test", str(self.bundle), str(self.rootfs), {"ociVersion": "1.3.0", **config})  # type: ignore[arg-type]
         plan.new = frozenset(new)
         if mappings:
@@ -171,6 +178,9 @@ class Lab:
         mapper = os.fork()
         if mapper == 0:
             os.read(ready[0], 1)
+            if os.getuid():
+                with open(f"/proc/{parent}/setgroups", "w") as file:
+                    file.write("deny")
             for name in ("uid_map", "gid_map"):
                 with open(f"/proc/{parent}/{name}", "w") as file:
                     file.write(f"0 {mappings[0]} {mappings[1]}\n")

@@ -341,6 +341,11 @@ def test_more_data_than_fsconfig_takes(lab: Lab) -> None:
     assert "nosuid" in found["options"]
 
 
+def test_data_that_mount_would_cut_off_is_an_error(lab: Lab) -> None:
+    with pytest.raises(Failed, match="longer than 4095 bytes"):
+        seen(lab, tmpfs("size=1m", "nosuid", "huge=" + "x" * 4096))
+
+
 def test_data_may_hold_several_options(lab: Lab) -> None:
     found = seen(lab, tmpfs("mode=700,size=1m", "rslave"))
     assert {"mode=700", "size=1024k"} <= set(found["super"])
@@ -350,6 +355,11 @@ def test_data_may_hold_several_options(lab: Lab) -> None:
         ("flag", None),
         ("lowerdir", "a\\,b"),
     ]
+
+
+def test_options_that_only_mount8_knows_are_not_given_to_the_file_system(lab: Lab) -> None:
+    found = seen(lab, tmpfs("x-systemd.automount", "X-mount.mkdir", "comment=what", "_netdev", "noauto", "size=1m"))
+    assert "size=1024k" in found["super"]
 
 
 # --- tmpfs
@@ -491,6 +501,8 @@ def test_mount_label_is_given_to_file_systems_that_take_it(lab: Lab) -> None:
     annotations = {"run.oci.mount_context_type": "rootcontext"}
     with pytest.raises(Failed, match=rf'rootcontext="{label}"'):
         lab.run({"mounts": [tmpfs("size=1m")], "linux": {"mountLabel": label}, "annotations": annotations})
+    with pytest.raises(Failed, match=r'setxattr\("security.selinux", "system_u'):
+        lab.run({"mounts": [DEFAULT_MOUNTS[4]], "linux": {"mountLabel": label}})
     for mount in (PROC, DEFAULT_MOUNTS[5], bind("/etc")):
         lab.run({"mounts": [mount], "linux": {"mountLabel": label}})
 
@@ -521,4 +533,6 @@ def test_proc_must_be_a_procfs(lab: Lab) -> None:
         lab.run({"mounts": [tmpfs(at="/proc")]})
     with pytest.raises(Failed, match="not of type proc"):
         lab.run({"mounts": [bind("/etc", at="/proc/")]})
+    with pytest.raises(Failed, match="not of type proc"):
+        lab.run({"mounts": [bind("/proc/sys", at="/proc")]})
     assert lab.run({"mounts": [bind("/proc", at="/proc")]}, mounts_by_point)["/proc"]["type"] == "proc"

@@ -340,3 +340,33 @@ def test_mapped_mounts_on_an_old_kernel(modern: Lab) -> None:
     config = mapped(files(modern, 1000), "idmap", uidMappings=mapping(1000, 77), gidMappings=mapping(1000, 88))
     with pytest.raises(Failed, match=r"idmapped mounts need Linux 5\.12"):
         modern.run(config, prepare=prepare)
+
+
+# --- an ordinary user
+
+
+def test_an_ordinary_user(lab: Lab) -> None:
+    """Nothing of the runtime's side is possible without privilege; init does all of it."""
+    user = 65534
+    for path in (lab.bundle, lab.rootfs, *lab.rootfs.rglob("*")):
+        os.chown(path, user, user, follow_symlinks=False)
+    (lab.bundle / "volume").mkdir()
+    (lab.bundle / "volume" / "file").write_text("x")
+    os.chown(lab.bundle / "volume", user, user)
+    mounts = [*DEFAULT_MOUNTS[:5], {"destination": "/mnt", "source": "volume", "options": ["rbind", "ro", "nosuid"]}]
+    linux = {"maskedPaths": ["/proc/kcore", "/proc/acpi", "/etc"], "readonlyPaths": ["/proc/sys"]}
+    config = {"mounts": mounts, "root": {"path": "rootfs", "readonly": True}, "linux": linux}
+
+    def probe(_: Plan) -> list[Any]:
+        points = mounts_by_point()
+        null = os.stat("/dev/null")
+        return [
+            os.getuid(),
+            null.st_rdev == os.makedev(1, 3),
+            {p: points[p]["options"][0] for p in ("/", "/mnt", "/proc/sys", "/dev")},
+            os.listdir("/etc"),
+            Path("/mnt/file").read_text(),
+        ]
+
+    expected = [0, True, {"/": "ro", "/mnt": "ro", "/proc/sys": "ro", "/dev": "rw"}, [], "x"]
+    assert lab.run(config, probe, mappings=(user, 1), user=user, prepare=prepare) == expected
