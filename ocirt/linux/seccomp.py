@@ -1,4 +1,4 @@
-"""seccomp(2): loading a filter, and what the kernel knows.
+"""seccomp(2): loading a filter, what the kernel knows, and what filters are made of.
 
 Programs are classic BPF as `struct sock_filter` in the host's byte order.
 """
@@ -18,6 +18,32 @@ FILTER_FLAG_SPEC_ALLOW = 4
 FILTER_FLAG_NEW_LISTENER = 8
 FILTER_FLAG_TSYNC_ESRCH = 16
 FILTER_FLAG_WAIT_KILLABLE_RECV = 32
+
+# What a filter returns (linux/seccomp.h): an action and 16 bits of data, the errno or what a tracer is told.
+RET_KILL_PROCESS = 0x80000000
+RET_KILL_THREAD = 0x00000000
+RET_TRAP = 0x00030000
+RET_ERRNO = 0x00050000
+RET_USER_NOTIF = 0x7FC00000
+RET_TRACE = 0x7FF00000
+RET_LOG = 0x7FFC0000
+RET_ALLOW = 0x7FFF0000
+RET_ACTION_FULL = 0xFFFF0000
+
+# The instructions (linux/bpf_common.h) of our filters, and JSET of others'.
+LD_ABS = 0x20  # BPF_LD | BPF_W | BPF_ABS
+AND = 0x54  # BPF_ALU | BPF_AND | BPF_K
+JA = 0x05
+JEQ = 0x15
+JGT = 0x25
+JGE = 0x35
+JSET = 0x45
+RET = 0x06
+
+# Where struct seccomp_data has the number, the architecture and the arguments.
+DATA_NR = 0
+DATA_ARCH = 4
+DATA_ARGS = 16
 
 #: Size of an instruction, and how many a program may have (linux/bpf_common.h).
 INSTRUCTION = 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from ocirt.identity.seccomp import arches, names
+from ocirt.linux import seccomp as kernel
 from tests.unit.seccomp_oracle import word
 
 COMPARE = {
@@ -73,7 +74,7 @@ def groups(arch: arches.Arch, profile: dict, number: int) -> list[tuple[list[dic
 def expected(profile: dict, arch: arches.Arch, number: int, args: list[int]) -> int:
     """The word that the filter has to return for a call of an architecture in the profile."""
     if newer(profile, arch, number):
-        return names.ERRNO | arch.enosys
+        return kernel.RET_ERRNO | arch.enosys
     rules = groups(arch, profile, number)
     for group, action in rules:
         if always(group, arch.bits):

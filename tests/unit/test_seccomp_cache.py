@@ -16,6 +16,7 @@ from ocirt.errors import InvalidConfig
 from ocirt.identity import seccomp
 from ocirt.identity.seccomp import arches, cache, compile, names
 from ocirt.identity.seccomp.filter import Filter, allows, verdict
+from ocirt.linux import seccomp as kernel
 
 PROFILE = {
     "defaultAction": "SCMP_ACT_ERRNO",
@@ -81,7 +82,7 @@ def test_a_hit_imports_nothing_of_the_compiler(tmp_path: Path) -> None:
         modules = {name.removeprefix("ocirt.identity.seccomp.") for name in ours.split()}
         assert ("compile" in modules) == (expected == "compile")
         assert others == ""
-    assert modules == {"assemble", "cache", "filter", "names"}
+    assert modules == {"cache", "filter"}
 
 
 @pytest.mark.parametrize(
@@ -130,14 +131,14 @@ def test_where_the_agent_listens_does_not(tmp_path: Path, counted: list[int]) ->
 
 
 def test_a_profile_cached_before_is_still_an_error_where_unknown_calls_are(tmp_path: Path) -> None:
-    seccomp.cached(PROFILE, str(tmp_path), annotations={names.FAIL_UNKNOWN: "0"})
+    seccomp.cached(PROFILE, str(tmp_path), annotations={seccomp.FAIL_UNKNOWN: "0"})
     with pytest.raises(InvalidConfig, match=r'linux\.seccomp\.syscalls: "no_such_call": no architecture has this call'):
-        seccomp.cached(PROFILE, str(tmp_path), annotations={names.FAIL_UNKNOWN: "1"})
+        seccomp.cached(PROFILE, str(tmp_path), annotations={seccomp.FAIL_UNKNOWN: "1"})
 
 
 def test_calls_of_other_architectures_are_known(tmp_path: Path) -> None:
     profile = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["set_tls"], "action": "SCMP_ACT_ALLOW"}]}
-    seccomp.cached(profile, str(tmp_path), annotations={names.FAIL_UNKNOWN: "1"})
+    seccomp.cached(profile, str(tmp_path), annotations={seccomp.FAIL_UNKNOWN: "1"})
 
 
 def spoil_content(file: Path) -> None:
@@ -192,7 +193,7 @@ def test_a_file_under_another_name_is_not_believed(tmp_path: Path, counted: list
     (second,) = [file for file in files(tmp_path) if file != first]
     second.write_bytes(first.read_bytes())
     filter = seccomp.cached(other, str(tmp_path))
-    assert verdict(filter.program, filter.token, 2, None) == names.KILL_THREAD
+    assert verdict(filter.program, filter.token, 2, None) == kernel.RET_KILL_THREAD
     assert len(counted) == 3
 
 
@@ -234,7 +235,7 @@ def test_the_cache_does_not_grow_for_ever(tmp_path: Path) -> None:
 
 def test_the_program_of_an_annotation_replaces_the_profile(tmp_path: Path) -> None:
     program = compile.compile_filter({"defaultAction": "SCMP_ACT_ALLOW"}).program
-    given = {names.BPF_DATA: b64encode(program).decode()}
+    given = {seccomp.BPF_DATA: b64encode(program).decode()}
     filter = seccomp.cached({**PROFILE, "flags": ["SECCOMP_FILTER_FLAG_LOG"]}, str(tmp_path), annotations=given)
     assert (filter.program, filter.flags, filter.notify) == (program, 2, False)
     assert allows(filter, "mount")
@@ -244,7 +245,7 @@ def test_the_program_of_an_annotation_replaces_the_profile(tmp_path: Path) -> No
 @pytest.mark.parametrize("data", ["%%%", "", "AAAA", b64encode(bytes(8 * 4097)).decode()])
 def test_a_bad_program_in_an_annotation_is_refused(tmp_path: Path, data: str) -> None:
     with pytest.raises(InvalidConfig, match=r"annotations\.run\.oci\.seccomp_bpf_data"):
-        seccomp.cached(PROFILE, str(tmp_path), annotations={names.BPF_DATA: data})
+        seccomp.cached(PROFILE, str(tmp_path), annotations={seccomp.BPF_DATA: data})
 
 
 def test_the_version_changes_with_the_programs() -> None:

@@ -13,6 +13,7 @@ from ocirt.errors import InvalidConfig
 from ocirt.identity.seccomp import arches, names
 from ocirt.identity.seccomp.compile import compile_filter
 from ocirt.identity.seccomp.filter import verdict
+from ocirt.linux import seccomp as kernel
 from tests.unit.seccomp_model import contradicts, expected, newer, numbers_of
 from tests.unit.seccomp_oracle import Libseccomp, Refused, word
 from tests.unit.seccomp_profiles import profile as engine_profile
@@ -225,7 +226,7 @@ def _compare(libseccomp: Libseccomp, profile: dict, seed: int, count: int) -> No
             got = verdict(ours, arch.token, number, args)
             want = verdict(theirs, arch.token, number, args)
             if newer(profile, arch, number):
-                want = names.ERRNO | arch.enosys
+                want = kernel.RET_ERRNO | arch.enosys
             assert got == want, (arch.name, number, [hex(a) for a in args], hex(got or 0), hex(want or 0))
     for token in (0xC00000B8, 0, 0x40000004):
         assert verdict(ours, token, 0, [0] * 6) == verdict(theirs, token, 0, [0] * 6)
@@ -246,7 +247,7 @@ def test_default_profiles_of_engines(
         bit = arches.X32_BIT if arch.name == "X32" else 0
         numbers = [bit + number for number in range(600)]
         for number, args in samples(profile, numbers, 12, 1):
-            want = names.ERRNO | 38 if newer(profile, arch, number) else verdict(theirs, arch.token, number, args)
+            want = kernel.RET_ERRNO | 38 if newer(profile, arch, number) else verdict(theirs, arch.token, number, args)
             assert verdict(ours, arch.token, number, args) == want, (arch.name, number, args)
 
 
@@ -259,9 +260,9 @@ def test_calls_newer_than_the_profile_answer_enosys(engine: str, tmp_path_factor
         bit = arches.X32_BIT if arch.name == "X32" else 0
         numbers = numbers_of(arch.table)
         last = max(numbers[call] for call in named & set(numbers))
-        assert verdict(program, arch.token, last, [0] * 6) != names.ERRNO | 38
+        assert verdict(program, arch.token, last, [0] * 6) != kernel.RET_ERRNO | 38
         for number in (last + 1, last + 2, bit + 5000, bit + 0x3FFFFFFE):
-            assert verdict(program, arch.token, number, [0] * 6) == names.ERRNO | 38, (arch.name, number)
+            assert verdict(program, arch.token, number, [0] * 6) == kernel.RET_ERRNO | 38, (arch.name, number)
 
 
 def rule(action: str, *calls: str, **more: object) -> dict:
@@ -283,21 +284,21 @@ def test_permissive_defaults_have_no_enosys(action: str) -> None:
 @pytest.mark.parametrize("action", ["SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_TRAP", "SCMP_ACT_KILL_PROCESS"])
 def test_other_defaults_have_it_above_the_highest_call_named(action: str) -> None:
     profile = {"defaultAction": action, "syscalls": [rule("SCMP_ACT_ALLOW", "read", "openat")]}
-    assert ask(profile, "X86_64", 257) == names.ALLOW
+    assert ask(profile, "X86_64", 257) == kernel.RET_ALLOW
     assert ask(profile, "X86_64", 200) == word(action, None)
-    assert ask(profile, "X86_64", 258) == names.ERRNO | 38
-    assert ask(profile, "X86_64", 0x40000000) == names.KILL_THREAD
+    assert ask(profile, "X86_64", 258) == kernel.RET_ERRNO | 38
+    assert ask(profile, "X86_64", 0x40000000) == kernel.RET_KILL_THREAD
     assert ask(profile, "X86_64", 0xFFFFFFFF) == word(action, None)
 
 
 def test_a_call_with_the_default_action_counts_as_named() -> None:
     profile = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [rule("SCMP_ACT_ERRNO", "statx")]}
-    assert ask(profile, "X86_64", 331) == names.ERRNO | 1
-    assert ask(profile, "X86_64", 333) == names.ERRNO | 38
+    assert ask(profile, "X86_64", 331) == kernel.RET_ERRNO | 1
+    assert ask(profile, "X86_64", 333) == kernel.RET_ERRNO | 38
 
 
 def test_a_profile_that_names_no_call_denies_all_alike() -> None:
-    assert ask({"defaultAction": "SCMP_ACT_ERRNO"}, "X86_64", 400) == names.ERRNO | 1
+    assert ask({"defaultAction": "SCMP_ACT_ERRNO"}, "X86_64", 400) == kernel.RET_ERRNO | 1
 
 
 @pytest.mark.parametrize(
@@ -305,19 +306,19 @@ def test_a_profile_that_names_no_call_denies_all_alike() -> None:
 )
 def test_enosys_is_the_architectures_own(machine: str, arch: str, number: int) -> None:
     profile = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [rule("SCMP_ACT_ALLOW", "read")]}
-    assert ask(profile, arch, 6000, machine=machine) == names.ERRNO | number
+    assert ask(profile, arch, 6000, machine=machine) == kernel.RET_ERRNO | number
 
 
 def test_s390_number_zero_is_a_call_unknown_to_the_kernel() -> None:
     profile = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [rule("SCMP_ACT_ALLOW", "read")]}
-    assert ask(profile, "S390X", 0, machine="s390x") == names.ERRNO | 38
+    assert ask(profile, "S390X", 0, machine="s390x") == kernel.RET_ERRNO | 38
 
 
 def test_arms_private_calls_are_no_measure_of_a_profiles_age() -> None:
     profile = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [rule("SCMP_ACT_ALLOW", "read", "set_tls")]}
-    assert ask(profile, "ARM", 0xF0005, machine="armv7l") == names.ALLOW
-    assert ask(profile, "ARM", 0xF0002, machine="armv7l") == names.ERRNO | 1
-    assert ask(profile, "ARM", 400, machine="armv7l") == names.ERRNO | 38
+    assert ask(profile, "ARM", 0xF0005, machine="armv7l") == kernel.RET_ALLOW
+    assert ask(profile, "ARM", 0xF0002, machine="armv7l") == kernel.RET_ERRNO | 1
+    assert ask(profile, "ARM", 400, machine="armv7l") == kernel.RET_ERRNO | 38
 
 
 def test_the_first_unconditional_rule_decides() -> None:
@@ -330,15 +331,15 @@ def test_the_first_unconditional_rule_decides() -> None:
             rule("SCMP_ACT_ALLOW", "read"),
         ],
     }
-    assert ask(profile, "X86_64", 0, 1) == ask(profile, "X86_64", 0, 2) == names.LOG
+    assert ask(profile, "X86_64", 0, 1) == ask(profile, "X86_64", 0, 2) == kernel.RET_LOG
 
 
 def test_big_endian_halves() -> None:
     args = [{"index": 1, "op": "SCMP_CMP_EQ", "value": (7 << 32) + 9}]
     profile = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [rule("SCMP_ACT_ALLOW", "read", args=args)]}
     # seccomp_data is in the host's order, so here the halves have to be exchanged by hand
-    assert ask(profile, "S390X", 3, 0, (9 << 32) + 7, machine="s390x") == names.ALLOW
-    assert ask(profile, "S390X", 3, 0, (7 << 32) + 9, machine="s390x") == names.ERRNO | 1
+    assert ask(profile, "S390X", 3, 0, (9 << 32) + 7, machine="s390x") == kernel.RET_ALLOW
+    assert ask(profile, "S390X", 3, 0, (7 << 32) + 9, machine="s390x") == kernel.RET_ERRNO | 1
 
 
 def test_many_rules_for_one_call() -> None:
@@ -347,8 +348,8 @@ def test_many_rules_for_one_call() -> None:
         for value in range(1000)
     ]
     profile = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": rules}
-    assert ask(profile, "X86_64", 16, 0, 999 << 33) == names.ALLOW
-    assert ask(profile, "X86_64", 16, 0, 1000 << 33) == names.ERRNO | 1
+    assert ask(profile, "X86_64", 16, 0, 999 << 33) == kernel.RET_ALLOW
+    assert ask(profile, "X86_64", 16, 0, 1000 << 33) == kernel.RET_ERRNO | 1
 
 
 def test_too_many_rules_are_refused() -> None:

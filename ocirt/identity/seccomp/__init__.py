@@ -21,7 +21,24 @@ if TYPE_CHECKING:
     from ocirt.identity.seccomp.filter import Filter, allows, load, verdict
     from ocirt.identity.seccomp.listener import send_listener
 
-__all__ = ["Filter", "allows", "cached", "compile_filter", "load", "send_listener", "verdict"]
+#: Annotations of crun: calls that nobody knows are an error; a program, base64, instead of `linux.seccomp`;
+#: where the agent listens.
+FAIL_UNKNOWN = "run.oci.seccomp_fail_unknown_syscall"
+BPF_DATA = "run.oci.seccomp_bpf_data"
+RECEIVER = "run.oci.seccomp.receiver"
+
+__all__ = [
+    "BPF_DATA",
+    "FAIL_UNKNOWN",
+    "RECEIVER",
+    "Filter",
+    "allows",
+    "cached",
+    "compile_filter",
+    "load",
+    "send_listener",
+    "verdict",
+]
 
 _MODULES = {
     "Filter": "filter",

@@ -11,20 +11,7 @@ from __future__ import annotations
 
 import struct
 
-# linux/bpf_common.h; the loads and jumps are the ones that seccomp allows
-LD_ABS = 0x20  # BPF_LD | BPF_W | BPF_ABS
-AND = 0x54  # BPF_ALU | BPF_AND | BPF_K
-JA = 0x05
-JEQ = 0x15
-JGT = 0x25
-JGE = 0x35
-JSET = 0x45  # in programs of others
-RET = 0x06
-
-#: Where `struct seccomp_data` has things.
-NR = 0
-ARCH = 4
-ARGS = 16
+from ocirt.linux.seccomp import AND, JA, JEQ, JGE, JGT, LD_ABS, RET
 
 #: A conditional jump reaches 255; both its targets may need a stepping stone first.
 _REACH = 253

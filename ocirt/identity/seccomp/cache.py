@@ -20,7 +20,7 @@ from _blake2 import blake2b
 
 from ocirt import log
 from ocirt.errors import InvalidConfig, Unsupported
-from ocirt.identity.seccomp import names
+from ocirt.identity.seccomp import BPF_DATA, FAIL_UNKNOWN
 from ocirt.identity.seccomp.filter import Filter
 from ocirt.linux import numbers
 from ocirt.linux import seccomp as kernel
@@ -50,8 +50,8 @@ def cached(seccomp: Mapping[str, Any], root: str, *, annotations: Mapping[str, s
     notifications and the profile wants them.
     """
     annotations = annotations or {}
-    if names.BPF_DATA in annotations:
-        return usable(given(annotations[names.BPF_DATA], seccomp))
+    if BPF_DATA in annotations:
+        return usable(given(annotations[BPF_DATA], seccomp))
     key = _key(seccomp, annotations)
     name = key.hex()
     directory = _open_directory(root)
@@ -80,10 +80,10 @@ def given(data: str, seccomp: Mapping[str, Any]) -> Filter:
     try:
         program = a2b_base64(data, strict_mode=True)
     except BadBase64 as error:
-        raise InvalidConfig(f"annotations.{names.BPF_DATA}: not base64: {error}") from None
+        raise InvalidConfig(f"annotations.{BPF_DATA}: not base64: {error}") from None
     count, rest = divmod(len(program), kernel.INSTRUCTION)
     if rest or not 0 < count <= kernel.MAX_INSTRUCTIONS:
-        raise InvalidConfig(f"annotations.{names.BPF_DATA}: {len(program)} bytes, not 1 to 4096 instructions of 8")
+        raise InvalidConfig(f"annotations.{BPF_DATA}: {len(program)} bytes, not 1 to 4096 instructions of 8")
     token = architectures(seccomp, numbers.MACHINE)[0].token
     return Filter(program, flags(seccomp, notify=False), notify=False, token=token)
 
@@ -97,6 +97,8 @@ def usable(filter: Filter) -> Filter:
         raise Unsupported("the kernel has no system call filters (CONFIG_SECCOMP_FILTER)")
     if not kernel.supports(listener):
         raise Unsupported("the kernel has no seccomp notifications for SCMP_ACT_NOTIFY (Linux 5.0)")
+    from ocirt.identity.seccomp import names
+
     kept = 0
     for name, bit in names.FLAGS.items():
         wanted = filter.flags & bit
@@ -111,7 +113,7 @@ def usable(filter: Filter) -> Filter:
 
 def _key(seccomp: Mapping[str, Any], annotations: Mapping[str, str]) -> bytes:
     relevant = {key: value for key, value in seccomp.items() if key not in _IRRELEVANT}
-    fail = annotations.get(names.FAIL_UNKNOWN, "0") != "0"
+    fail = annotations.get(FAIL_UNKNOWN, "0") != "0"
     host = (VERSION, numbers.MACHINE, sys.maxsize, sys.byteorder)
     # format 2 has no references: equal values give equal bytes, different values different ones
     return blake2b(marshal.dumps((host, fail, relevant), 2), digest_size=32).digest()

@@ -24,8 +24,7 @@ from __future__ import annotations
 
 from ocirt import log
 from ocirt.errors import InvalidConfig
-from ocirt.identity.seccomp import arches, layout, names
-from ocirt.identity.seccomp.assemble import ARGS
+from ocirt.identity.seccomp import FAIL_UNKNOWN, arches, layout, names
 from ocirt.identity.seccomp.filter import Filter
 from ocirt.linux import numbers as kernel_numbers
 from ocirt.linux import seccomp as kernel
@@ -42,12 +41,14 @@ if TYPE_CHECKING:
     Condition = tuple[int, str, int | None, int]
     #: (names, word, alternatives; one empty alternative: without conditions)
     Entry = tuple[list[str], int, list[tuple[Condition, ...]]]
+    #: (number, the condition on the first argument if others share the number)
+    Entrance = tuple[int, Condition | None]
     Order = tuple[tuple[int, int, int], ...]
 
 PATH = "linux.seccomp"
 _LOW = 0xFFFFFFFF
 #: Default actions that leave calls the profile doesn't know to somebody who knows better.
-_PERMISSIVE = (names.ALLOW, names.LOG, names.TRACE, names.NOTIFY)
+_PERMISSIVE = (kernel.RET_ALLOW, kernel.RET_LOG, kernel.RET_TRACE, kernel.RET_USER_NOTIF)
 #: libseccomp's order of the comparisons of one argument
 _PRECEDENCE = {"==": 3, "!=": 3, "<": 2, "<=": 2, ">": 1, ">=": 1}
 
@@ -63,21 +64,21 @@ def compile_filter(
     default = action_word(seccomp["defaultAction"], seccomp.get("defaultErrnoRet"), "defaultAction", "defaultErrnoRet")
     chosen = architectures(seccomp, machine or kernel_numbers.MACHINE)
     listed = entries(seccomp)
-    tables = {arch.name: arches.numbers(arch.table) for arch in chosen}
-    _unknown(listed, tables, (annotations or {}).get(names.FAIL_UNKNOWN, "0") != "0")
-    known = {arch.name: verdicts(arch, tables[arch.name], listed, default) for arch in chosen}
-    last = {arch.name: last_number(arch, tables[arch.name], listed) for arch in chosen}
+    known = {arch.name: entrances(arch, arches.numbers(arch.table)) for arch in chosen}
+    _unknown(listed, known, (annotations or {}).get(FAIL_UNKNOWN, "0") != "0")
+    said = {arch.name: verdicts(arch, known[arch.name], listed, default) for arch in chosen}
+    last = {arch.name: last_number(arch, known[arch.name], listed) for arch in chosen}
     sections = [
-        (arch.token, _ranges(arch, known, last, default))
+        (arch.token, _ranges(arch, said, last, default))
         for arch in chosen
         if arch.name != "X32"  # a part of X86_64
     ]
-    program = layout.program(sections, default, names.KILL_THREAD)
+    program = layout.program(sections, default, kernel.RET_KILL_THREAD)
     if len(program) > kernel.MAX_INSTRUCTIONS * kernel.INSTRUCTION:
         count = len(program) // kernel.INSTRUCTION
         raise InvalidConfig(f"{PATH}: {count} instructions, the kernel takes {kernel.MAX_INSTRUCTIONS}")
     words = [default, *(word for _, word, _ in listed)]
-    notify = names.NOTIFY in words
+    notify = kernel.RET_USER_NOTIF in words
     return Filter(program, flags(seccomp, notify), notify, chosen[0].token)
 
 
@@ -138,7 +139,18 @@ def _condition(arg: Mapping[str, Any], where: str) -> Condition:
     return index, names.OPERATORS[operator], None, value
 
 
-def verdicts(arch: Arch, numbers: dict[str, int], listed: list[Entry], default: int) -> dict[int, Verdict]:
+def entrances(arch: Arch, numbers: dict[str, int]) -> dict[str, list[Entrance]]:
+    """{call: where it enters the kernel}: its number, and one that it shares with others under a condition."""
+    found: dict[str, list[Entrance]] = {call: [(number, None)] for call, number in numbers.items()}
+    if arch.muxed:
+        for shared, calls in (("socketcall", arches.SOCKETCALL), ("ipc", arches.IPC)):
+            if shared in numbers:
+                for call, first in calls.items():
+                    found.setdefault(call, []).append((numbers[shared], (0, "==", None, first)))
+    return found
+
+
+def verdicts(arch: Arch, known: dict[str, list[Entrance]], listed: list[Entry], default: int) -> dict[int, Verdict]:
     """{number: verdict} of the calls for which the profile says something other than the default."""
     fixed: dict[int, int] = {}
     conditional: dict[int, list[tuple[Order, Rule]]] = {}
@@ -146,36 +158,23 @@ def verdicts(arch: Arch, numbers: dict[str, int], listed: list[Entry], default: 
         if word == default:
             continue
         for call in calls:
-            for number, entrance in _entrances(arch, numbers, call):
+            for number, entrance in known.get(call, ()):
                 for conditions in alternatives:
-                    conditions = _override(conditions, entrance)
+                    if entrance:
+                        conditions = _override(conditions, entrance)
                     tests = _tests(arch, conditions)
                     if tests:
                         conditional.setdefault(number, []).append((_order(arch, conditions), (tests, word)))
                     else:
                         fixed.setdefault(number, word)
     found: dict[int, Verdict] = {
-        number: _first(rules, numbers, number) for number, rules in conditional.items() if number not in fixed
+        number: _first(rules, known, number) for number, rules in conditional.items() if number not in fixed
     }
     found.update(fixed)
     return found
 
 
-def _entrances(arch: Arch, numbers: dict[str, int], call: str) -> list[tuple[int, Condition | None]]:
-    """Where a call enters the kernel: its number, and the condition if it shares that number with others."""
-    found: list[tuple[int, Condition | None]] = []
-    if call in numbers:
-        found.append((numbers[call], None))
-    if arch.muxed:
-        for shared, calls in (("socketcall", arches.SOCKETCALL), ("ipc", arches.IPC)):
-            if call in calls and shared in numbers:
-                found.append((numbers[shared], (0, "==", None, calls[call])))
-    return found
-
-
-def _override(conditions: tuple[Condition, ...], entrance: Condition | None) -> tuple[Condition, ...]:
-    if entrance is None:
-        return conditions
+def _override(conditions: tuple[Condition, ...], entrance: Condition) -> tuple[Condition, ...]:
     return (entrance, *(condition for condition in conditions if condition[0] != entrance[0]))
 
 
@@ -183,7 +182,7 @@ def _tests(arch: Arch, conditions: tuple[Condition, ...]) -> tuple[Test, ...]:
     """Conditions as comparisons of 32-bit words; one that always holds is left out."""
     tests: list[Test] = []
     for index, comparison, mask, value in conditions:
-        low, high = ARGS + 8 * index, ARGS + 8 * index + 4
+        low, high = kernel.DATA_ARGS + 8 * index, kernel.DATA_ARGS + 8 * index + 4
         if not arch.little:
             low, high = high, low
         words: list[Word] = []
@@ -210,43 +209,47 @@ def _order(arch: Arch, conditions: tuple[Condition, ...]) -> Order:
     return (*key, (2 * 6, 0, 0))
 
 
-def _first(rules: list[tuple[Order, Rule]], numbers: dict[str, int], number: int) -> tuple[Rule, ...]:
+def _first(rules: list[tuple[Order, Rule]], known: dict[str, list[Entrance]], number: int) -> tuple[Rule, ...]:
     """Rules in the order in which they decide, each once; InvalidConfig if two with the same tests disagree."""
     said: dict[tuple[Test, ...], int] = {}
     for _, (tests, word) in sorted(rules, key=lambda rule: rule[0], reverse=True):
         if said.setdefault(tests, word) != word:
-            call = next(name for name, value in numbers.items() if value == number)
+            call = next(call for call, found in known.items() if (number, None) in found)
             raise InvalidConfig(f"{PATH}.syscalls: {call}: two rules with the same conditions have different actions")
     return tuple(said.items())
 
 
-def last_number(arch: Arch, numbers: dict[str, int], listed: list[Entry]) -> int:
+def last_number(arch: Arch, known: dict[str, list[Entrance]], listed: list[Entry]) -> int:
     """The highest number that the profile names, -1 if it names none."""
     end = arches.ARM_PRIVATE if arch.name == "ARM" else 1 << 32
-    named = {call for calls, _, _ in listed for call in calls}
-    found = {number for call in named for number, _ in _entrances(arch, numbers, call)}
-    return max((number for number in found if number < end), default=-1)
+    last = -1
+    for calls, _, _ in listed:
+        for call in calls:
+            for number, _ in known.get(call, ()):
+                if last < number < end:
+                    last = number
+    return last
 
 
-def _ranges(arch: Arch, known: dict[str, dict[int, Verdict]], last: dict[str, int], default: int) -> Ranges:
+def _ranges(arch: Arch, said: dict[str, dict[int, Verdict]], last: dict[str, int], default: int) -> Ranges:
     """Verdicts of all numbers of `arch`, x32's among those of X86_64.
 
     -1 is how a tracer skips a call: it gets the default action. X86_64 without
     X32 kills x32's numbers like those of another architecture.
     """
     end = _LOW  # -1
-    newer = default if default & names.ACTION_MASK in _PERMISSIVE else names.ERRNO | arch.enosys
-    verdicts = known[arch.name]
+    newer = default if default & kernel.RET_ACTION_FULL in _PERMISSIVE else kernel.RET_ERRNO | arch.enosys
+    verdicts = said[arch.name]
     if newer != default and arch.table in ("s390", "s390x"):
         # number 0 means "in a register", and stays 0 for a number that the kernel doesn't know
         verdicts = {0: newer, **verdicts}
     found: Ranges = []
     if arch.name == "X86_64":
         _fill(found, verdicts, (0, arches.X32_BIT), default, last["X86_64"], newer)
-        if "X32" in known:
-            _fill(found, known["X32"], (arches.X32_BIT, end), default, last["X32"], newer)
+        if "X32" in said:
+            _fill(found, said["X32"], (arches.X32_BIT, end), default, last["X32"], newer)
         else:
-            found.append((arches.X32_BIT, names.KILL_THREAD))
+            found.append((arches.X32_BIT, kernel.RET_KILL_THREAD))
     elif arch.name == "ARM":
         _fill(found, verdicts, (0, arches.ARM_PRIVATE), default, last[arch.name], newer)
         _fill(found, verdicts, (arches.ARM_PRIVATE, end), default, -1, default)
@@ -296,14 +299,14 @@ def flags(seccomp: Mapping[str, Any], notify: bool) -> int:
     return bits
 
 
-def _unknown(listed: list[Entry], tables: dict[str, dict[str, int]], fail: bool) -> None:
+def _unknown(listed: list[Entry], known: dict[str, dict[str, list[Entrance]]], fail: bool) -> None:
     """Calls that no architecture of the filter has are skipped; those that none at all has are an error if asked."""
     if not (fail or log.enabled(log.DEBUG)):
         return
     missing = {call for calls, _, _ in listed for call in calls}
-    for numbers in tables.values():
-        missing.difference_update(numbers)
+    for calls in known.values():
+        missing.difference_update(calls)
     for call in sorted(missing):
         if fail and not any(call in arches.numbers(table) for table in arches.TABLES):
-            raise InvalidConfig(f'{PATH}.syscalls: "{call}": no architecture has this call ({names.FAIL_UNKNOWN})')
-        log.debug(f'seccomp: no system call "{call}" on {", ".join(tables)}, skipped')
+            raise InvalidConfig(f'{PATH}.syscalls: "{call}": no architecture has this call ({FAIL_UNKNOWN})')
+        log.debug(f'seccomp: no system call "{call}" on {", ".join(known)}, skipped')

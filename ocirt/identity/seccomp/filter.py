@@ -6,7 +6,6 @@ import struct
 import sys
 
 from ocirt.errors import Error
-from ocirt.identity.seccomp import assemble, names
 from ocirt.linux import numbers
 from ocirt.linux import seccomp as kernel
 
@@ -42,7 +41,7 @@ def allows(filter: Filter, call: str) -> bool:
         native = arches.native(numbers.MACHINE)
         number = arches.numbers(native.table).get(call, -1) if native else -1
     word = verdict(filter.program, filter.token, number, None) if number >= 0 else None
-    return word is not None and word & names.ACTION_MASK in (names.ALLOW, names.LOG)
+    return word is not None and word & kernel.RET_ACTION_FULL in (kernel.RET_ALLOW, kernel.RET_LOG)
 
 
 def load(filter: Filter) -> int:
@@ -69,23 +68,23 @@ def verdict(program: bytes, token: int, number: int, args: Sequence[int] | None)
     while True:
         code, true, false, k = instruction(program, 8 * at)
         at += 1
-        if code == assemble.RET:
+        if code == kernel.RET:
             return int(k)
-        if code == assemble.LD_ABS:
-            if k >= assemble.ARGS and args is None:
+        if code == kernel.LD_ABS:
+            if k >= kernel.DATA_ARGS and args is None:
                 return None
             accumulator = int.from_bytes(data[k : k + 4], sys.byteorder)
-        elif code == assemble.AND:
+        elif code == kernel.AND:
             accumulator &= k
-        elif code == assemble.JA:
+        elif code == kernel.JA:
             at += k
-        elif code == assemble.JEQ:
+        elif code == kernel.JEQ:
             at += true if accumulator == k else false
-        elif code == assemble.JGT:
+        elif code == kernel.JGT:
             at += true if accumulator > k else false
-        elif code == assemble.JGE:
+        elif code == kernel.JGE:
             at += true if accumulator >= k else false
-        elif code == assemble.JSET:
+        elif code == kernel.JSET:
             at += true if accumulator & k else false
         else:
             raise Error(f"seccomp program: unknown instruction {code:#x} at {at - 1}")

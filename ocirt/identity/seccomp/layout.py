@@ -12,7 +12,8 @@ applies decides. A test compares one argument:
 
 from __future__ import annotations
 
-from ocirt.identity.seccomp.assemble import ARCH, JEQ, JGE, JGT, NR, Assembler
+from ocirt.identity.seccomp.assemble import Assembler
+from ocirt.linux.seccomp import DATA_ARCH, DATA_NR, JEQ, JGE, JGT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def program(arches: list[tuple[int, Ranges]], default: int, bad_arch: int) -> by
     start = asm.ret(bad_arch)
     for token, label in sections:
         start = asm.jump(JEQ, token, label, start)
-    return asm.program(asm.load(ARCH, _ALL, start))
+    return asm.program(asm.load(DATA_ARCH, _ALL, start))
 
 
 def _section(asm: Assembler, ranges: Ranges, default: int) -> int:
@@ -72,7 +73,7 @@ def _section(asm: Assembler, ranges: Ranges, default: int) -> int:
             return leaf(verdict)
         return asm.jump(JEQ, number, leaf(other), leaf(verdict))
 
-    return asm.load(NR, _ALL, tree(0, len(cells)))
+    return asm.load(DATA_NR, _ALL, tree(0, len(cells)))
 
 
 def _cells(ranges: Ranges) -> list[Cell]:

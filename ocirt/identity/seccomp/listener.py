@@ -15,7 +15,7 @@ import sys
 import time
 
 from ocirt.errors import Error, InvalidConfig, doing
-from ocirt.identity.seccomp import names
+from ocirt.identity.seccomp import RECEIVER
 from ocirt.linux import fds, libc, numbers
 from ocirt.log import quote
 
@@ -31,7 +31,7 @@ _NOTIFY = "anon_inode:seccomp notify"
 
 def listener_path(seccomp: Mapping[str, Any], annotations: Mapping[str, str]) -> str:
     """Where the agent listens: `listenerPath`, or crun's annotation; InvalidConfig if nowhere."""
-    path = seccomp.get("listenerPath") or annotations.get(names.RECEIVER) or ""
+    path = seccomp.get("listenerPath") or annotations.get(RECEIVER) or ""
     if not path:
         raise InvalidConfig("linux.seccomp.listenerPath: missing: SCMP_ACT_NOTIFY needs an agent's socket")
     return path
