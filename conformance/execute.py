@@ -8,6 +8,7 @@ through a two-line script that adds `--root`, so tests don't see each other's co
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import fcntl
 import json
 import os
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,9 @@ HERE = Path(__file__).resolve().parent
 # They all use the same fixed cgroups (/cgrouptest and testdir/cgrouptest), so they run one after another.
 SERIAL = ("linux_cgroups_", "delete_resources", "delete_only_create_resources")
 FIXED_CGROUPS = ("cgrouptest", "testdir/cgrouptest/container", "testdir/cgrouptest", "testdir")
+
+APPARMOR_PROFILE = "acme_secure_profile"
+APPARMOR_RULES = "file, capability, network, mount, umount, pivot_root, signal, ptrace, unix, dbus,"
 
 
 @dataclass
@@ -92,6 +96,26 @@ def add_v1_controllers() -> list[str]:
     _mount("--move", new, "/sys/fs/cgroup")
     os.rmdir(new)
     return added
+
+
+@contextlib.contextmanager
+def apparmor_profile() -> Iterator[None]:
+    """Load the profile that a test asks for by name, where there is AppArmor: one that allows everything."""
+    if not apparmor():
+        yield
+        return
+    profile = f"profile {APPARMOR_PROFILE} flags=(attach_disconnected,mediate_deleted) {{ {APPARMOR_RULES} }}\n"
+    subprocess.run(["apparmor_parser", "--replace"], input=profile, text=True, check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["apparmor_parser", "--remove"], input=profile, text=True, check=True)
+
+
+def apparmor() -> bool:
+    """Is AppArmor on, and is there the program that loads profiles?"""
+    enabled = Path("/sys/module/apparmor/parameters/enabled")
+    return enabled.exists() and enabled.read_text().strip() == "Y" and shutil.which("apparmor_parser") is not None
 
 
 def _mount(*args: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from execute import Outcome
+from execute import Outcome, apparmor
 
 HERE = Path(__file__).resolve().parent
 EXPECTED = HERE / "expected.toml"
@@ -35,8 +35,7 @@ def facts() -> set[str]:
     status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
     if not int(status["CapBnd"], 16) >> 24 & 1:
         found.add("no-sys-resource")
-    enabled = Path("/sys/module/apparmor/parameters/enabled")
-    if not enabled.exists() or enabled.read_text().strip() != "Y":
+    if not apparmor():
         found.add("no-apparmor")
     if not Path("/sys/fs/selinux/enforce").exists():
         found.add("no-selinux")
