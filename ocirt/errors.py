@@ -58,9 +58,13 @@ class Unsupported(Error):
     """The host lacks what was asked for."""
 
 
+class HookFailed(Error):
+    """A hook failed: the container is destroyed (runtime.md, Lifecycle)."""
+
+
 #: Errors that cross a process boundary as data are raised again as the same class.
 BY_NAME: dict[str, type[Error]] = {
-    c.__name__: c for c in (Error, NotFound, AlreadyExists, WrongState, InvalidConfig, Unsupported)
+    c.__name__: c for c in (Error, NotFound, AlreadyExists, WrongState, InvalidConfig, Unsupported, HookFailed)
 }
 
 

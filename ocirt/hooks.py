@@ -12,7 +12,7 @@ import os
 import select
 import time
 
-from ocirt.errors import Error
+from ocirt.errors import Error, HookFailed
 from ocirt.linux import fds, signals
 
 TYPE_CHECKING = False
@@ -71,7 +71,7 @@ def _run_one(name: str, hook: Hook, state: bytes, cwd: str | None) -> None:
         what = f"killed by signal {os.WTERMSIG(status)}"
     else:
         what = f"exit status {os.WEXITSTATUS(status)}"
-    raise Error(
+    raise HookFailed(
         f'run hook {name} "{path}": {what}, {_quoted("stdout", outputs[stdout])}, {_quoted("stderr", outputs[stderr])}'
     )
 

@@ -11,7 +11,7 @@ import posix
 from ocirt import container as _container
 from ocirt import log
 from ocirt.container import CREATED, CREATING, PAUSED, RUNNING, STOPPED, Container
-from ocirt.errors import Error, WrongState, doing
+from ocirt.errors import Error, HookFailed, WrongState, doing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,8 +110,14 @@ def start(runtime: Runtime, id: str, *, relay: bool = True) -> Relay | None:
         from ocirt.notify import Relay
 
         notifications = Relay.open(container)
-    with doing(f"start container {id}"):
-        start_init(container)
+    try:
+        with doing(f"start container {id}"):
+            start_init(container)
+    except HookFailed:
+        # runtime.md, Lifecycle, steps 7 and 9: generate an error, stop the container, go on with destroying it
+        container.unlock()
+        delete(runtime, id, force=True)
+        raise
     container.unlock()
     if notifications and relay:
         notifications.wait()
@@ -128,10 +134,22 @@ def containers(runtime: Runtime) -> list[dict[str, Any]]:
     states: list[dict[str, Any]] = []
     for id in _container.ids(runtime.root):
         try:
-            states.append(Container.load(runtime.root, id).state())
-        except Error as error:
+            container = Container.load(runtime.root, id)
+            states.append({**container.state(), "owner": _owner(container.directory)})
+        except (Error, OSError) as error:
             log.debug(f"list: {error}")
     return states
+
+
+def _owner(directory: str) -> str:
+    """The name of the user who created a container; the number if it has none."""
+    import pwd
+
+    uid = posix.stat(directory).st_uid
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def kill(runtime: Runtime, id: str, signal: int, *, all: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 
 from ocirt.errors import Error, doing, from_oserror
 from ocirt.linux import sched
@@ -33,12 +34,31 @@ RLIMITS = {
 }
 
 
+_UNLIMITED = (1 << 64) - 1
+
+
 def apply(pid: int, process: Process) -> None:
-    """Set the limits of `pid` (0: this process); raises Error with EPERM when a hard limit may not be raised."""
+    """Set the limits of `pid` (0: this process); raises Error with EPERM when a hard limit may not be raised.
+
+    That of descriptors isn't lowered yet: what is left to do needs some (limit_descriptors).
+    """
     for limit in process.get("rlimits") or ():
         name, soft, hard = limit["type"], limit["soft"], limit["hard"]
-        shown = f"prlimit({name}, soft={soft}, hard={hard})"
-        sched.prlimit(pid, RLIMITS[name], soft, hard, shown)
+        if name == "RLIMIT_NOFILE":
+            now_soft, now_hard = (value & _UNLIMITED for value in resource.prlimit(pid, RLIMITS[name]))
+            soft, hard = max(soft, now_soft), max(hard, now_hard)
+        _set(pid, name, soft, hard)
+
+
+def _set(pid: int, name: str, soft: int, hard: int) -> None:
+    sched.prlimit(pid, RLIMITS[name], soft, hard, f"prlimit({name}, soft={soft}, hard={hard})")
+
+
+def limit_descriptors(plan: Plan) -> None:
+    """set the limit of descriptors"""
+    for limit in plan.process.get("rlimits") or ():
+        if limit["type"] == "RLIMIT_NOFILE":
+            _set(0, "RLIMIT_NOFILE", limit["soft"], limit["hard"])
 
 
 def set_oom_score(pid: int, score: int) -> None:

@@ -59,6 +59,11 @@ def make_cgroup_namespace(plan: Plan) -> None:
         sched.unshare(sched.CLONE_NEWCGROUP)
 
 
+def set_plain_umask(plan: Plan) -> None:
+    """set the umask for what is made in the container"""
+    os.umask(0o022)
+
+
 def make_session(plan: Plan) -> None:
     """lead a session"""
     os.setsid()

@@ -132,6 +132,15 @@ def make_trampoline(plan: Plan) -> None:
         plan.trampoline = trampoline.make(plan.executable, _report_fd(plan))
 
 
+def close_other_descriptors(plan: Plan) -> None:
+    """close what only set-up needed"""
+    keep = {plan.channel.socket.fileno(), plan.trampoline, *range(3 + plan.preserve_fds)}
+    if plan.listener is not None:
+        keep.add(plan.listener.fileno())
+    keep.discard(-1)
+    fds.close_all_but(keep)
+
+
 def _report_fd(plan: Plan) -> int:
     """Where the trampoline reports: the first descriptor after those that are passed on."""
     return 3 + plan.preserve_fds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ocirt import log
-from ocirt.container import SOCKET, Container, end_process
+from ocirt.container import SOCKET, Container
 from ocirt.errors import Error
 from ocirt.process.sync import Channel, Gone
 
@@ -66,16 +66,8 @@ def _run_poststart(container: Container) -> None:
     hooks = (container.record.get("hooks") or {}).get("poststart")
     if not hooks:
         return
-    from ocirt import cgroups
     from ocirt.bundle import dump_json
     from ocirt.hooks import run
 
     state = container.state("running", container.pid)
-    try:
-        run("poststart", hooks, dump_json(state), container.record.get("bundle"))
-    except Error:
-        # runtime.md, Lifecycle, step 9: generate an error, stop the container
-        end_process(container.pid)
-        if not container.record.get("pidNamespace"):
-            cgroups.load(container.record["cgroup"]).kill()
-        raise
+    run("poststart", hooks, dump_json(state), container.record.get("bundle"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ocirt.console import open_console
 from ocirt.identity.capabilities import drop_bounding_set, drop_kept_capability, keep_capabilities, set_capabilities
 from ocirt.identity.labels import set_process_labels
-from ocirt.identity.limits import set_rlimits
+from ocirt.identity.limits import limit_descriptors, set_rlimits
 from ocirt.identity.scheduling import (
     reset_affinity,
     set_io_priority,
@@ -27,9 +27,11 @@ from ocirt.process.entering import (
     make_session,
     open_root,
     raise_loopback,
+    set_plain_umask,
     wait_for_go,
 )
 from ocirt.process.executing import (
+    close_other_descriptors,
     enter_cwd,
     execute,
     find_program,
@@ -58,6 +60,7 @@ ENTER = (
     join_namespaces,
     make_other_namespaces,
     become_root,
+    set_plain_umask,
     make_session,
     hide_from_container,
     make_keyring,
@@ -100,11 +103,13 @@ PROCESS = (
     find_program,
     set_no_new_privileges,
     make_trampoline,
+    close_other_descriptors,
 )
 
 FINISH = (
     reset_signals,
     prepare_execve,
+    limit_descriptors,
     load_seccomp,
     drop_kept_capability,
     execute,
@@ -149,5 +154,6 @@ ORDER = (
     (run_start_container_hooks, load_seccomp, "the filter is for the program, not for the hooks"),
     (prepare_execve, load_seccomp, "the filter may forbid every call that arranges descriptors"),
     (set_no_new_privileges, load_seccomp, "a filter needs no_new_privs or CAP_SYS_ADMIN (seccomp(2))"),
+    (prepare_execve, limit_descriptors, "it takes descriptors"),
     (load_seccomp, drop_kept_capability, "a filter needs no_new_privs or CAP_SYS_ADMIN (seccomp(2))"),
 )
