@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 import _socket
+import os
 
 from ocirt.cni import protocol
 from ocirt.cni.address import ip_text

@@ -97,7 +97,7 @@ class Server:
         self.listener.settimeout(0.2)
         self._stop = False
         if kind == socket.SOCK_STREAM:
-            self.listener.listen(64)
+            self.listener.listen(1024)
         self._thread = threading.Thread(target=self._tcp if kind == socket.SOCK_STREAM else self._udp, daemon=True)
         self._thread.start()
 

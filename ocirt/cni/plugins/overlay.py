@@ -15,9 +15,8 @@ addresses from a part of its own of one subnet, and has a gateway of its own.
 
 from __future__ import annotations
 
-import os
-
 import _socket
+import os
 
 from ocirt.cni import protocol
 from ocirt.cni.address import ip_text, parse_ip

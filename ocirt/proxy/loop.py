@@ -1,0 +1,69 @@
+"""The one event loop of the proxy: epoll, edge-triggered, one thread for all ports."""
+
+from __future__ import annotations
+
+import select
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EDGE = select.EPOLLET
+READ, WRITE, CLOSED = select.EPOLLIN, select.EPOLLOUT, select.EPOLLRDHUP
+BOTH = READ | WRITE | CLOSED | EDGE
+
+
+class Loop:
+    """Calls handlers: of a descriptor with its events, of a moment when it has come, and again while one isn't through."""
+
+    __slots__ = ("_again", "_epoll", "_handlers", "_timers")
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._again: list[Callable[[], None]] = []
+        self._timers: list[tuple[float, Callable[[], None]]] = []
+
+    def watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
+        """Call `handler(events)` when something of `events` happens to `fd`."""
+        self._handlers[fd] = handler
+        self._epoll.register(fd, events)
+
+    def forget(self, fd: int) -> None:
+        """Stop watching `fd`, before it is closed."""
+        if self._handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def again(self, handler: Callable[[], None]) -> None:
+        """Call it once more, after the others have had their turn."""
+        self._again.append(handler)
+
+    def later(self, seconds: float, handler: Callable[[], None]) -> None:
+        """Call it once when that time has passed."""
+        self._timers.append((time.monotonic() + seconds, handler))
+        self._timers.sort(key=lambda timer: timer[0])
+
+    def run(self) -> None:
+        """Serve for ever."""
+        while True:
+            self.turn()
+
+    def turn(self) -> None:
+        """Wait for something and handle it."""
+        wait = -1.0
+        if self._again:
+            wait = 0.0
+        elif self._timers:
+            wait = max(0.0, self._timers[0][0] - time.monotonic())
+        handlers = self._handlers
+        for fd, events in self._epoll.poll(wait):
+            handler = handlers.get(fd)
+            if handler is not None:
+                handler(events)
+        if self._again:
+            waiting, self._again = self._again, []
+            for again in waiting:
+                again()
+        while self._timers and self._timers[0][0] <= time.monotonic():
+            self._timers.pop(0)[1]()
