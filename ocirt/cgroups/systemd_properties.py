@@ -97,8 +97,8 @@ def bits(cpus: str, field: str) -> list[int]:
     """`0-3,7` as a mask, byte by byte from the lowest."""
     mask = 0
     for part in cpus.split(","):
-        first, _, last = part.strip().partition("-")
-        last = last or first
+        first, dash, last = part.strip().partition("-")
+        last = last if dash else first
         if not (first.isascii() and first.isdigit() and last.isascii() and last.isdigit() and int(last) < 8192):
             raise InvalidConfig(f"{field}: {cpus!r} is no list of numbers and ranges such as 0-3,7")
         for number in range(int(first), int(last) + 1):
