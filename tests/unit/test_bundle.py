@@ -303,3 +303,14 @@ def test_report_on_a_missing_bundle() -> None:
 def test_names_of_bundle_are_those_of_jsontext() -> None:
     assert bundle.parse_json is jsontext.parse_json
     assert bundle.dump_json is jsontext.dump_json
+
+
+def test_a_good_configuration_loads_nothing_that_explains(tmp_path: Path) -> None:
+    make(tmp_path, docker())
+    script = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from ocirt import bundle; bundle.load({str(tmp_path)!r}); "
+        "print(*(m.rpartition('.')[2] for m in sys.modules if m.startswith('ocirt.validation.')))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=True)
+    explaining = {"problem", "kinds", "document", "bundled", "explain", "repair", "keys", "near", "unshaped", "advice"}
+    assert not explaining & set(done.stdout.split())

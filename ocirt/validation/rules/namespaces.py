@@ -122,14 +122,14 @@ def net_devices(config: Config, found: Found) -> None:
         found.error("linux.netDevices", "unable to move network devices without a NET namespace", hint=hint)
     targets: dict[str, str] = {}
     for host, device in devices.items():
-        path = at("linux.netDevices", host)
         if problem := _interface(host):
-            found.error(path, f"invalid network device name: {problem}")
+            found.error(at("linux.netDevices", host), f"invalid network device name: {problem}")
         name = device.get("name") or host
         if name != host and (problem := _interface(name.replace("%d", "0", 1))):
-            found.error(f"{path}.name", f"invalid network device name: {problem}", name)
+            found.error(at("linux.netDevices", host) + ".name", f"invalid network device name: {problem}", name)
         if "%d" not in name and name in targets:
-            found.error(f"{path}.name", f"{targets[name]} gets the same name in the container", name)
+            message = f"{targets[name]} gets the same name in the container"
+            found.error(at("linux.netDevices", host) + ".name", message, name)
         targets[name] = host
 
 

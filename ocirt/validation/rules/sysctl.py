@@ -55,26 +55,28 @@ def sysctl_namespaces(config: Config, found: Found) -> None:
     parameters = linux.get("sysctl")
     if not parameters:
         return
-    paths = {n["type"]: n.get("path") or "" for n in linux.get("namespaces") or ()}
-    for key in parameters:
-        if _invalid(key):
-            continue
-        name, path = dotted(key), at("linux.sysctl", key)
-        if name in _IPC or name.startswith("fs.mqueue."):
-            if "ipc" not in paths:
-                found.error(path, f'sysctl "{name}" is not allowed in the hosts ipc namespace')
-        elif name.startswith("net."):
-            if "network" not in paths or _is_own(paths["network"]):
-                found.error(path, f'sysctl "{name}" not allowed in host network namespace')
-        elif name.startswith("user."):
-            if "user" not in paths:
-                found.error(path, f'sysctl "{name}" is not allowed without a user namespace')
-        elif name == "kernel.hostname" and "uts" in paths:
-            found.error(path, f'sysctl "{name}" is not allowed as it conflicts with the OCI "hostname" field')
-        elif name != "kernel.domainname" or "uts" not in paths:
-            found.error(path, f'sysctl "{name}" is not in a separate kernel namespace')
-        elif config.get("domainname") and config.get("domainname") != parameters[key]:
-            found.error(path, f'sysctl "{name}" conflicts with domainname', parameters[key])
+    paths: dict[str, str] = {n["type"]: n.get("path") or "" for n in linux.get("namespaces") or ()}
+    for key, value in parameters.items():
+        if not _invalid(key) and (problem := _foreign(dotted(key), paths)):
+            found.error(at("linux.sysctl", key), f'sysctl "{dotted(key)}" {problem}')
+        if dotted(key) == "kernel.domainname" and config.get("domainname", value) != value:
+            found.error(at("linux.sysctl", key), "conflicts with domainname", value)
+
+
+def _foreign(name: str, paths: dict[str, str]) -> str:
+    """Why a parameter isn't the container's own, "" if it is; `paths` has its namespaces, new ones with ""."""
+    if name in _IPC or name.startswith("fs.mqueue."):
+        return "" if "ipc" in paths else "is not allowed in the hosts ipc namespace"
+    if name.startswith("net."):
+        own = "network" in paths and not _is_own(paths["network"])
+        return "" if own else "not allowed in host network namespace"
+    if name.startswith("user."):
+        return "" if "user" in paths else "is not allowed without a user namespace"
+    if name == "kernel.hostname" and "uts" in paths:
+        return 'is not allowed as it conflicts with the OCI "hostname" field'
+    if name == "kernel.domainname" and "uts" in paths:
+        return ""
+    return "is not in a separate kernel namespace"
 
 
 def _is_own(path: str) -> bool:
