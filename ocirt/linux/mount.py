@@ -164,6 +164,22 @@ def move_mount(tree: int, fd: int, path: bytes = b"") -> None:
     libc.syscall("move_mount", numbers.MOVE_MOUNT, tree, b"", fd, path, flags)
 
 
+def attach(tree: int, fd: int, path: bytes = b"") -> None:
+    """move_mount(2); `tree` is closed if it fails."""
+    try:
+        move_mount(tree, fd, path)
+    except BaseException:
+        os.close(tree)
+        raise
+
+
+def graft(fd: int, target: int, *, recursive: bool = False) -> int:
+    """Bind what `fd` refers to on what `target` refers to: the descriptor of the new mount."""
+    tree = open_tree(fd, b"", OPEN_TREE_CLONE | AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0))
+    attach(tree, target)
+    return tree
+
+
 def mount_setattr(fd: int, flags: int, set: int = 0, clear: int = 0, propagation: int = 0, userns: int = 0) -> None:
     """mount_setattr(2) on the mount that `fd` refers to; flags: AT_RECURSIVE or 0."""
     attr = pack("=QQQQ", set, clear, propagation, userns)

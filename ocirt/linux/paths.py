@@ -160,6 +160,8 @@ def walk(
     try:
         while todo:
             name = todo.pop()
+            if name in (b"", b"."):
+                continue
             if name == b"..":
                 if names:
                     names.pop()
@@ -168,7 +170,8 @@ def walk(
             fd = _step(stack[-1], name, make, last=not todo)
             if fd < 0:
                 return os.dup(stack[-1]), name, -1
-            if stat.S_ISLNK(os.fstat(fd).st_mode) and (todo or follow_last):
+            mode = os.fstat(fd).st_mode
+            if stat.S_ISLNK(mode) and (todo or follow_last):
                 try:
                     target = os.readlink(b"", dir_fd=fd)
                 finally:
@@ -184,6 +187,8 @@ def walk(
                 continue
             stack.append(fd)
             names.append(name)
+            if todo and not stat.S_ISDIR(mode):
+                raise Error(call_failed(f"open({libc.show(path)})", ENOTDIR, os.strerror(ENOTDIR)), ENOTDIR)
         if not names:
             return os.dup(stack[0]), b"", stack.pop(0)
         return os.dup(stack[-2]), names[-1], stack.pop()
@@ -237,8 +242,8 @@ def _a_directory(fd: int, path: str | bytes) -> int:
 
 
 def _components(path: bytes) -> list[bytes]:
-    """The components of a path, last one first."""
-    return [c for c in reversed(path.split(b"/")) if c not in (b"", b".")]
+    """The components of a path, last one first; `.` and what a doubled or last slash leaves ask for a directory."""
+    return path.lstrip(b"/").split(b"/")[::-1]
 
 
 def _bytes(path: str | bytes) -> bytes:

@@ -74,7 +74,7 @@ def _mount_v1(plan: Plan, destination: str, o: Options) -> None:
     target, _ = targets.open_target(plan, destination, directory=True)
     try:
         tree = m.new_filesystem("tmpfs", [("source", "cgroup"), ("mode", "755")], _SAFE)
-        m.move_mount(tree, target)
+        m.attach(tree, target)
     except Error as error:
         if error.errno != libc.ENOSYS:
             raise
@@ -113,7 +113,7 @@ def _bind_hierarchy(plan: Plan, source: str, tree: int, name: str, point: int, a
     try:
         try:
             group = m.open_tree(m.AT_FDCWD, path, m.OPEN_TREE_CLONE)
-            m.move_mount(group, point)
+            m.attach(group, point)
         except Error as error:
             if error.errno != libc.ENOSYS:
                 raise

@@ -118,7 +118,7 @@ def _make(plan: Plan, path: str, parent: int, name: str, device: Device) -> None
             _check(path, os.stat(name, dir_fd=parent, follow_symlinks=False), device)
         elif error.errno in (_EEXIST, libc.EPERM) and kind != stat.S_IFIFO:
             # In a user namespace nobody may make one, but the host's can be bound.
-            _bind(plan, _open_hosts(plan, path, device), path, parent, name, device)
+            _bind(plan, -1, path, parent, name, device)
         else:
             raise from_oserror(error, f"mknodat({name}, {major}:{minor})") from None
         return
@@ -151,32 +151,10 @@ def _is_placeholder(parent: int, name: str) -> bool:
     return stat.S_ISREG(found.st_mode) and found.st_size == 0
 
 
-def _open_hosts(plan: Plan, path: str, device: Device) -> int:
-    """The host's node of the same name, as a detached mount or, without open_tree(2), as a descriptor."""
-    try:
-        try:
-            tree = mount.open_tree(mount.AT_FDCWD, os.fsencode(path), mount.OPEN_TREE_CLONE)
-        except Error as error:
-            if error.errno != libc.ENOSYS:
-                raise
-            tree = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except (Error, OSError) as error:
-        if error.errno != _ENOENT:
-            raise
-        raise Error(f"{path} can't be made in a user namespace, and the host has none to bind", _ENOENT) from None
-    try:
-        _check(f"the host's {path}", os.fstat(tree), device)
-    except BaseException:
-        os.close(tree)
-        raise
-    return tree
-
-
 def _bind(plan: Plan, tree: int, path: str, parent: int, name: str, device: Device) -> None:
-    """Bind a node on an empty file that is made for it."""
-    encoded = os.fsencode(name)
+    """Bind a node on an empty file that is made for it: `tree`, detached, or if that is -1 the host's node."""
     try:
-        target = paths.make_file(parent, encoded, 0o644)
+        target = paths.make_file(parent, os.fsencode(name), 0o644)
     except Error as error:
         if error.errno != _EEXIST:
             raise
@@ -185,16 +163,36 @@ def _bind(plan: Plan, tree: int, path: str, parent: int, name: str, device: Devi
         found = os.fstat(target)
         if not stat.S_ISREG(found.st_mode) or found.st_size:
             _check(path, found, device)
+        if tree >= 0:
+            try:
+                mount.attach(tree, target)
+                os.close(tree)
+                return
+            except Error as error:
+                if error.errno != libc.ENOSYS:
+                    raise
+        _bind_hosts(plan, target, path, device)
+    finally:
+        os.close(target)
+
+
+def _bind_hosts(plan: Plan, target: int, path: str, device: Device) -> None:
+    """Bind the host's node of the same name."""
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise Error(f"{path} can't be made in a user namespace, and the host has none to bind", _ENOENT) from None
+    try:
+        _check(f"the host's {path}", os.fstat(fd), device)
         try:
-            mount.move_mount(tree, target)
+            os.close(mount.graft(fd, target))
         except Error as error:
             if error.errno != libc.ENOSYS:
                 raise
             to = mount.by_fd(plan.proc, target)
-            mount.mount(mount.by_fd(plan.proc, tree), to, None, mount.MS_BIND, None)
+            mount.mount(mount.by_fd(plan.proc, fd), to, None, mount.MS_BIND, None)
     finally:
-        os.close(target)
-        os.close(tree)
+        os.close(fd)
 
 
 def make_links(plan: Plan) -> None:
@@ -263,9 +261,7 @@ def mount_console(plan: Plan, pty: int) -> None:
             if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):
                 raise Error("it exists and is neither a file nor a character device", _EEXIST)
             try:
-                tree = mount.open_tree(pty, b"", mount.OPEN_TREE_CLONE | mount.AT_EMPTY_PATH)
-                mount.move_mount(tree, target)
-                os.close(tree)
+                os.close(mount.graft(pty, target))
             except Error as error:
                 if error.errno != libc.ENOSYS:
                     raise

@@ -76,8 +76,7 @@ def make_paths_readonly(plan: Plan) -> None:
 
 def _bind_readonly(plan: Plan, target: int, path: str) -> None:
     try:
-        tree = mount.open_tree(target, b"", mount.OPEN_TREE_CLONE | mount.AT_RECURSIVE | mount.AT_EMPTY_PATH)
-        mount.move_mount(tree, target)
+        tree = mount.graft(target, target, recursive=True)
     except Error as error:
         if error.errno != libc.ENOSYS:
             raise
@@ -147,9 +146,7 @@ def open_null(plan: Plan) -> int:
 
 def _cover_file(plan: Plan, target: int, null: int) -> None:
     try:
-        tree = mount.open_tree(null, b"", mount.OPEN_TREE_CLONE | mount.AT_EMPTY_PATH)
-        mount.move_mount(tree, target)
-        os.close(tree)
+        os.close(mount.graft(null, target))
     except Error as error:
         if error.errno != libc.ENOSYS:
             raise
@@ -161,18 +158,13 @@ def _cover_directory(plan: Plan, target: int, empty: int) -> int:
     """Cover a directory; the tmpfs of the first (-1 before) is bound on the others. Returns it."""
     try:
         if empty < 0:
-            empty = mount.new_filesystem("tmpfs", _EMPTY, _SAFE | mount.MOUNT_ATTR_RDONLY)
-            mount.move_mount(empty, target)
-        else:
-            tree = mount.open_tree(empty, b"", mount.OPEN_TREE_CLONE | mount.AT_EMPTY_PATH)
-            mount.move_mount(tree, target)
-            os.close(tree)
+            tree = mount.new_filesystem("tmpfs", _EMPTY, _SAFE | mount.MOUNT_ATTR_RDONLY)
+            mount.attach(tree, target)
+            return tree
+        os.close(mount.graft(empty, target))
     except Error as error:
         if error.errno != libc.ENOSYS:
             raise
         flags = mount.MS_RDONLY | mount.flags_of(_SAFE)
         mount.mount(b"tmpfs", mount.by_fd(plan.proc, target), b"tmpfs", flags, b"nr_inodes=1,size=4k,mode=755")
-        if empty >= 0:
-            os.close(empty)
-        return -1
     return empty

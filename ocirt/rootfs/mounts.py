@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from ocirt.errors import Error, call_failed, doing, from_oserror
+from ocirt.errors import Error, Unsupported, call_failed, doing, from_oserror
 from ocirt.linux import libc, paths
 from ocirt.linux import mount as m
 from ocirt.rootfs import cgroupfs, explain, options, targets
@@ -76,13 +76,13 @@ def _attach_prepared(plan: Plan, entry: Mount, o: Options, tree: int) -> None:
     """A detached mount that the runtime made, attributes and all."""
     destination = entry["destination"]
     check_bind(destination, tree)
-    target, _ = targets.open_target(
-        plan, destination, directory=targets.is_directory(tree), follow=not o.marks & options.DEST_NOFOLLOW
-    )
-    if o.marks & options.TMPCOPYUP:
-        plan.copy_up(target, tree)
-    m.move_mount(tree, target)
-    os.close(target)
+    follow = not o.marks & options.DEST_NOFOLLOW
+    target, _ = targets.open_target(plan, destination, directory=targets.is_directory(tree), follow=follow)
+    try:
+        if not _attach(plan, tree, target, o):
+            raise Unsupported("mounts with mapped ids need move_mount(2), Linux 5.2")
+    finally:
+        os.close(target)
     for propagation in o.propagation:
         m.change_propagation(plan.proc, tree, propagation)
     o.late = o.late or (not o.bind and bool(o.set & m.MOUNT_ATTR_RDONLY))
@@ -194,9 +194,8 @@ def _attach(plan: Plan, tree: int, target: int, o: Options) -> bool:
     if o.marks & options.TMPCOPYUP:
         plan.copy_up(target, tree)
     try:
-        m.move_mount(tree, target)
+        m.attach(tree, target)
     except Error as error:
-        os.close(tree)
         if error.errno != libc.ENOSYS:
             raise
         return False
@@ -226,6 +225,7 @@ def _remount(plan: Plan, entry: Mount, o: Options) -> None:
         try:
             m.mount(source, m.by_fd(plan.proc, target), kind, flags, text.encode() if text else None)
         except Error as error:
+            os.close(target)
             reason = call_failed(f'mount("{destination}", MS_REMOUNT, "{text}")', error.errno, os.strerror(error.errno))
             hint = " (is it a mount point?)" if error.errno == libc.EINVAL else ""
             raise Error(reason + hint, error.errno) from None

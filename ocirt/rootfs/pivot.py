@@ -109,7 +109,7 @@ def bind_rootfs(plan: Plan) -> None:
 def _bind_on_itself(path: bytes) -> int:
     try:
         tree = mount.open_tree(mount.AT_FDCWD, path, mount.OPEN_TREE_CLONE | mount.AT_RECURSIVE)
-        mount.move_mount(tree, mount.AT_FDCWD, path)
+        mount.attach(tree, mount.AT_FDCWD, path)
         return tree
     except Error as error:
         if error.errno != libc.ENOSYS:

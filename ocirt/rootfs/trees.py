@@ -72,10 +72,16 @@ def _open_source(plan: Plan, index: int, entry: Mount, o: Options) -> None:
         tree = binds.clone(source, o)
     except Error as error:
         # Without privilege it is left to init, which is root of its user namespace.
-        if error.errno not in (libc.EPERM, libc.ENOSYS):
-            raise explain.bind(error, source) from None
-        return
-    plan.trees[index] = _finish(plan, entry, o, tree)
+        if error.errno in (libc.EPERM, libc.ENOSYS):
+            return
+        raise explain.bind(error, source) from None
+    try:
+        plan.trees[index] = _finish(plan, entry, o, tree)
+    except Error as error:
+        failure = explain.attributes(error, tree, o)
+        os.close(tree)
+        if error.errno != libc.ENOSYS:
+            raise failure from None
 
 
 def _clone_mapped(source: str, o: Options, userns: int) -> int:
