@@ -53,33 +53,61 @@ _PERMISSIVE = (kernel.RET_ALLOW, kernel.RET_LOG, kernel.RET_TRACE, kernel.RET_US
 _PRECEDENCE = {"==": 3, "!=": 3, "<": 2, "<=": 2, ">": 1, ">=": 1}
 
 
+class Meaning:
+    """What a profile says on a machine, before it is a program.
+
+    arches   architectures of the filter, the native one first
+    default  the default action's SECCOMP_RET_* word
+    known    {architecture: {call: where it enters the kernel}}
+    said     {architecture: {number: verdict}} for the calls that get something other than the default
+    last     {architecture: the highest number that the profile names, -1 if none}
+    notify   some calls are answered by an agent
+
+    Raises InvalidConfig for names that don't exist, an errnoRet for an action
+    that takes none, and contradicting rules.
+    """
+
+    __slots__ = ("arches", "default", "known", "last", "listed", "notify", "said")
+
+    def __init__(self, seccomp: Mapping[str, Any], annotations: Mapping[str, str] | None, machine: str) -> None:
+        number = seccomp.get("defaultErrnoRet")
+        self.default = action_word(seccomp["defaultAction"], number, "defaultAction", "defaultErrnoRet")
+        self.arches = architectures(seccomp, machine or kernel_numbers.MACHINE)
+        self.listed = entries(seccomp)
+        self.known = {arch.name: entrances(arch, arches.numbers(arch.table)) for arch in self.arches}
+        _unknown(self.listed, self.known, (annotations or {}).get(FAIL_UNKNOWN, "0") != "0")
+        self.said = {
+            arch.name: verdicts(arch, self.known[arch.name], self.listed, self.default) for arch in self.arches
+        }
+        self.last = {arch.name: last_number(arch, self.known[arch.name], self.listed) for arch in self.arches}
+        self.notify = kernel.RET_USER_NOTIF in [self.default, *(word for _, word, _ in self.listed)]
+
+    def newer(self, arch: Arch) -> int:
+        """What numbers above the last one get."""
+        if self.last[arch.name] < 0 or self.default & kernel.RET_ACTION_FULL in _PERMISSIVE:
+            return self.default
+        return kernel.RET_ERRNO | arch.enosys
+
+
 def compile_filter(
     seccomp: Mapping[str, Any], *, annotations: Mapping[str, str] | None = None, machine: str = ""
 ) -> Filter:
     """Compile `linux.seccomp` for the kernel of `machine` (uname's, by default this one's).
 
-    Raises InvalidConfig for names that don't exist, an errnoRet for an action
-    that takes none, contradicting rules, and programs that are too long.
+    Raises InvalidConfig as Meaning does, for flags that don't exist, and for a
+    program that is too long.
     """
-    default = action_word(seccomp["defaultAction"], seccomp.get("defaultErrnoRet"), "defaultAction", "defaultErrnoRet")
-    chosen = architectures(seccomp, machine or kernel_numbers.MACHINE)
-    listed = entries(seccomp)
-    known = {arch.name: entrances(arch, arches.numbers(arch.table)) for arch in chosen}
-    _unknown(listed, known, (annotations or {}).get(FAIL_UNKNOWN, "0") != "0")
-    said = {arch.name: verdicts(arch, known[arch.name], listed, default) for arch in chosen}
-    last = {arch.name: last_number(arch, known[arch.name], listed) for arch in chosen}
+    meaning = Meaning(seccomp, annotations, machine)
     sections = [
-        (arch.token, _ranges(arch, said, last, default))
-        for arch in chosen
+        (arch.token, _ranges(arch, meaning))
+        for arch in meaning.arches
         if arch.name != "X32"  # a part of X86_64
     ]
-    program = layout.program(sections, default, kernel.RET_KILL_THREAD)
-    if len(program) > kernel.MAX_INSTRUCTIONS * kernel.INSTRUCTION:
-        count = len(program) // kernel.INSTRUCTION
+    program = layout.program(sections, meaning.default, kernel.RET_KILL_THREAD)
+    count = len(program) // kernel.INSTRUCTION
+    if count > kernel.MAX_INSTRUCTIONS:
         raise InvalidConfig(f"{PATH}: {count} instructions, the kernel takes {kernel.MAX_INSTRUCTIONS}")
-    words = [default, *(word for _, word, _ in listed)]
-    notify = kernel.RET_USER_NOTIF in words
-    return Filter(program, flags(seccomp, notify), notify, chosen[0].token)
+    return Filter(program, flags(seccomp, meaning.notify), meaning.notify, meaning.arches[0].token)
 
 
 def action_word(action: str, number: int | None, where: str, number_where: str) -> int:
@@ -231,49 +259,46 @@ def last_number(arch: Arch, known: dict[str, list[Entrance]], listed: list[Entry
     return last
 
 
-def _ranges(arch: Arch, said: dict[str, dict[int, Verdict]], last: dict[str, int], default: int) -> Ranges:
+def _ranges(arch: Arch, meaning: Meaning) -> Ranges:
     """Verdicts of all numbers of `arch`, x32's among those of X86_64.
 
     -1 is how a tracer skips a call: it gets the default action. X86_64 without
     X32 kills x32's numbers like those of another architecture.
     """
     end = _LOW  # -1
-    newer = default if default & kernel.RET_ACTION_FULL in _PERMISSIVE else kernel.RET_ERRNO | arch.enosys
-    verdicts = said[arch.name]
-    if newer != default and arch.table in ("s390", "s390x"):
+    newer = meaning.newer(arch)
+    if newer != meaning.default and arch.table in ("s390", "s390x"):
         # number 0 means "in a register", and stays 0 for a number that the kernel doesn't know
-        verdicts = {0: newer, **verdicts}
+        meaning.said[arch.name].setdefault(0, newer)
     found: Ranges = []
     if arch.name == "X86_64":
-        _fill(found, verdicts, (0, arches.X32_BIT), default, last["X86_64"], newer)
-        if "X32" in said:
-            _fill(found, said["X32"], (arches.X32_BIT, end), default, last["X32"], newer)
+        _fill(found, meaning, arch, (0, arches.X32_BIT), newer)
+        x32 = [other for other in meaning.arches if other.name == "X32"]
+        if x32:
+            _fill(found, meaning, x32[0], (arches.X32_BIT, end), meaning.newer(x32[0]))
         else:
             found.append((arches.X32_BIT, kernel.RET_KILL_THREAD))
     elif arch.name == "ARM":
-        _fill(found, verdicts, (0, arches.ARM_PRIVATE), default, last[arch.name], newer)
-        _fill(found, verdicts, (arches.ARM_PRIVATE, end), default, -1, default)
+        _fill(found, meaning, arch, (0, arches.ARM_PRIVATE), newer)
+        _fill(found, meaning, arch, (arches.ARM_PRIVATE, end), meaning.default)
     else:
-        _fill(found, verdicts, (0, end), default, last[arch.name], newer)
-    found.append((end, default))
+        _fill(found, meaning, arch, (0, end), newer)
+    found.append((end, meaning.default))
     return found
 
 
-def _fill(
-    found: Ranges, verdicts: dict[int, Verdict], bounds: tuple[int, int], default: int, last: int, newer: int
-) -> None:
-    """Append the ranges of the numbers in `bounds`: `default` between the verdicts, `newer` above `last`."""
+def _fill(found: Ranges, meaning: Meaning, arch: Arch, bounds: tuple[int, int], newer: int) -> None:
+    """Append the ranges of the numbers in `bounds`: the default between the verdicts, `newer` above the last number."""
+    verdicts, last = meaning.said[arch.name], meaning.last[arch.name]
     at, end = bounds
     for number in sorted(verdicts):
         if at <= number < end:
             if at < number:
-                found.append((at, default))
+                found.append((at, meaning.default))
             found.append((number, verdicts[number]))
             at = number + 1
-    if last < 0:
-        newer = default
-    elif at <= last:
-        found.append((at, default))
+    if at <= last < end:
+        found.append((at, meaning.default))
         at = last + 1
     if at < end:
         found.append((at, newer))

@@ -60,7 +60,7 @@ def _section(asm: Assembler, ranges: Ranges, default: int) -> int:
         if isinstance(verdict, int):
             return asm.ret(verdict)
         if verdict not in judged:
-            judged[verdict] = _rules(asm, verdict, lambda _: asm.ret(default))(None)
+            judged[verdict] = _rules(asm, tuple(map(_by_word, verdict)), lambda _: asm.ret(default))(None)
         return judged[verdict]
 
     def tree(low: int, high: int) -> int:
@@ -97,6 +97,14 @@ def _cells(ranges: Ranges) -> list[Cell]:
         cells.append((start, verdict, odd, other))
         at += 1
     return cells
+
+
+def _by_word(rule: Rule) -> Rule:
+    """The same rule with "==" taken apart into words: rules then share the test of the high one."""
+    tests: list[Test] = []
+    for comparison, words in rule[0]:
+        tests += [("==", (word,)) for word in words] if comparison == "==" else [(comparison, words)]
+    return tuple(tests), rule[1]
 
 
 def _rules(asm: Assembler, rules: tuple[Rule, ...], otherwise: Then) -> Then:
