@@ -66,17 +66,26 @@ class Options:
 def create(runtime: Runtime, id: str, path: str, options: Options) -> Container:
     """See lifecycle.create."""
     bundle = load(path, options.config)
+    unprivileged = os.geteuid() != 0
+    if unprivileged:
+        from ocirt import rootless
+
+        rootless.add_user_namespace(bundle.config)
     plan = _plan(id, bundle, options)
     cgroup = _check(runtime, plan, options)
     with doing(f"create container {id}"), Undo() as undo:
         container = Container.make(runtime.root, id, _record(plan, bundle))
         undo.add("remove the state directory", container.remove)
-        container.write(CONFIG, bundle.raw)
+        container.write(CONFIG, dump_json(bundle.config) if unprivileged else bundle.raw)
         plan.state = lambda status, pid: dump_json(container.state(status, pid))
         try:
             _make(runtime, container, plan, cgroup, options, undo)
         except Gone as error:
             raise died(container, error) from None
+        except Error as error:
+            if unprivileged:
+                rootless.explain(error)
+            raise
         _announce(container, options)
         del container.record["status"]
         container.save()
@@ -169,7 +178,7 @@ def _check(runtime: Runtime, plan: Plan, options: Options) -> Cgroup:
     plan.new = new
     plan.joined = namespaces.open_joined(paths, linux)
     plan.userns = "user" in new or "user" in plan.joined
-    plan.capabilities = capabilities.grantable(process.get("capabilities"))
+    plan.capabilities = capabilities.grantable(process.get("capabilities"), plan.userns)
     profile = linux.get("seccomp")
     if profile:
         plan.filter = seccomp.cached(profile, runtime.root, annotations=plan.config.get("annotations") or {})

@@ -135,7 +135,7 @@ def _check(runtime: Runtime, container: Container, plan: Plan, options: Options)
     labels.check_available(process)
     plan.joined = _namespaces_of(container)
     plan.userns = "user" in plan.joined
-    plan.capabilities = capabilities.grantable(process.get("capabilities"))
+    plan.capabilities = capabilities.grantable(process.get("capabilities"), plan.userns)
     profile = linux.get("seccomp")
     if profile:
         annotations = plan.config.get("annotations") or {}

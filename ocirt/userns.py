@@ -66,7 +66,8 @@ def _write(pid: int, name: str, lines: list[str]) -> None:
 _HELPERS = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin"
 
 
-def _find_helper(name: str) -> str:
+def find_helper(name: str) -> str:
+    """The path of newuidmap(1) or newgidmap(1), "" if it isn't installed."""
     for directory in (os.environ.get("PATH") or _HELPERS).split(":") + _HELPERS.split(":"):
         path = f"{directory}/{name}"
         if directory.startswith("/") and os.access(path, os.X_OK):
@@ -76,7 +77,7 @@ def _find_helper(name: str) -> str:
 
 def _check_helpers(uids: list[str], gids: list[str]) -> None:
     for name, lines, id in (("newuidmap", uids, os.geteuid()), ("newgidmap", gids, os.getegid())):
-        if not _maps_only_self(lines, id) and not _find_helper(name):
+        if not _maps_only_self(lines, id) and not find_helper(name):
             raise Unsupported(
                 f"{name}: executable file not found in $PATH (install the package uidmap or shadow-utils)"
             )
@@ -84,7 +85,7 @@ def _check_helpers(uids: list[str], gids: list[str]) -> None:
 
 def _run_helper(name: str, pid: int, lines: list[str]) -> None:
     """Run newuidmap(1) or newgidmap(1): PID then the triples."""
-    path = _find_helper(name)
+    path = find_helper(name)
     arguments = [name, str(pid), *" ".join(lines).split()]
     read, write = os.pipe2(os.O_CLOEXEC)
     child = os.posix_spawn(

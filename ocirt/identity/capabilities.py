@@ -21,6 +21,8 @@ SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
 SYS_ADMIN = 1 << NUMBERS["CAP_SYS_ADMIN"]
 SYS_PTRACE = 1 << NUMBERS["CAP_SYS_PTRACE"]
 
+_ALL = (1 << 64) - 1
+
 #: The highest number that a capability can have: they are kept in 64 bits.
 _LAST = 63
 
@@ -38,14 +40,16 @@ class Sets:
         self.ambient = ambient
 
 
-def grantable(config: Mapping[str, Any] | None) -> Sets:
+def grantable(config: Mapping[str, Any] | None, userns: bool) -> Sets:
     """The sets of process.capabilities, less what can't be granted here.
+
+    userns  the process will live in another user namespace, whose root has them all
 
     config.md: a value that isn't known or can't be granted MUST be logged as a
     warning and SHOULD NOT fail. A set that isn't given is empty.
     """
     config = config or {}
-    available = _available()
+    available = _available(userns)
     wanted: dict[str, int] = {}
     ignored: list[str] = []
     for name in SETS:
@@ -69,12 +73,12 @@ def grantable(config: Mapping[str, Any] | None) -> Sets:
     return Sets(**wanted)
 
 
-def _available() -> int:
-    """What this process could give: its permitted set within its bounding set."""
-    _, permitted, _ = prctl.capget()
+def _available(userns: bool) -> int:
+    """What could be given: all in a user namespace, or this process's permitted set within its bounding set."""
     available = 0
+    permitted = _ALL if userns else prctl.capget()[1]
     for number in range(len(NAMES)):
-        if permitted >> number & 1 and prctl.in_bounding_set(number):
+        if permitted >> number & 1 and (prctl.in_bounding_set(number) or (userns and prctl.knows(number))):
             available |= 1 << number
     return available
 

@@ -68,6 +68,17 @@ def capget() -> tuple[int, int, int]:
     return e0 | e1 << 32, p0 | p1 << 32, i0 | i1 << 32
 
 
+def knows(capability: int) -> bool:
+    """Does the kernel have this capability? PR_CAPBSET_READ answers for all that it knows."""
+    try:
+        prctl(PR_CAPBSET_READ, capability)
+    except Error as error:
+        if error.errno == libc.EINVAL:
+            return False
+        raise
+    return True
+
+
 def in_bounding_set(capability: int) -> bool:
     """PR_CAPBSET_READ; False also for a capability that the kernel doesn't know."""
     try:
