@@ -56,7 +56,11 @@ def _mount_v2(plan: Plan, destination: str, root: str, path: str, o: Options) ->
 
 def _bind_v2(plan: Plan, destination: str, root: str, path: str, o: Options) -> None:
     """Bind what a cgroup2 mount would have shown; read-only stays read-only (CVE-2023-25809)."""
-    shown = options.parse(("bind",))
+    if plan.cgroups:
+        shown = options.parse(("bind",))
+    else:
+        # without a cgroup of its own (a rootless container on v1) it sees the host's, whose mounts below are locked
+        shown = options.parse(("rbind", "rro" if o.set & m.MOUNT_ATTR_RDONLY else "rrw"))
     shown.set, shown.propagation = o.set, o.propagation
     source = root + path if "cgroup" in plan.new else root
     try:
