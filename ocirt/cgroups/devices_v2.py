@@ -78,15 +78,15 @@ def _block(allow: bool, kind: str, major: int | None, minor: int | None, access:
 def apply(directory: str, entries: Sequence[Mapping[str, Any]] | None) -> None:
     """Load the rules' program and put it in the place of the one from before, if any, without a gap.
 
-    In a user namespace that may not load programs nothing is done: there the kernel
-    refuses devices by itself.
+    A caller that may not load programs loads none: it is in a user namespace, or no root, where
+    the kernel lets nobody make a device.
     """
     program = compile(devices.rules(entries))
     with doing("allow devices"):
         try:
             new = bpf.load(bpf.PROG_TYPE_CGROUP_DEVICE, program, NAME, bpf.CGROUP_DEVICE)
         except Error as error:
-            if error.errno == files.EPERM and in_user_namespace():
+            if error.errno == files.EPERM and unprivileged():
                 return
             raise
         cgroup = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -123,6 +123,6 @@ def _ours(fd: int) -> bool:
     return False
 
 
-def in_user_namespace() -> bool:
-    """Is the runtime in a user namespace other than the first?"""
-    return files.read_or("/proc/self/uid_map").split() != ["0", "0", "4294967295"]
+def unprivileged() -> bool:
+    """Is the runtime no root, or that of a user namespace other than the first?"""
+    return os.geteuid() != 0 or files.read_or("/proc/self/uid_map").split() != ["0", "0", "4294967295"]

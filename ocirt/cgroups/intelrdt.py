@@ -146,7 +146,11 @@ def _normal(line: str) -> tuple[str, frozenset[tuple[str, str]]]:
     """`L3:0=00f;1=0f` without regard to order and leading zeros."""
     kind, _, rest = line.strip().partition(":")
     values = (part.strip().partition("=") for part in rest.split(";") if part.strip())
-    return kind.strip(), frozenset((key.lstrip("0") or "0", value.lstrip("0") or "0") for key, _, value in values)
+    return kind.strip(), frozenset((_number(key), _number(value)) for key, _, value in values)
+
+
+def _number(text: str) -> str:
+    return text.strip().lstrip("0") or "0"
 
 
 def _write_lines(path: str, lines: list[str]) -> None:
