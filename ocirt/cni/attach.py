@@ -83,7 +83,7 @@ def parse(
 ) -> Wish | None:
     """The wish in flags or annotations, None if there is none.
 
-    wanted   NAME, NAME:ip=…,mac=…,interface=…, host, none, container:ID; ports or an address alone mean the default network
+    wanted   NAME, NAME:ip=…,mac=…,interface=…, host, none, container:ID; without any but with ports: the default one
     publish  [HOSTIP:][HOSTPORT[-LAST]:]PORT[-LAST][/PROTOCOL]
 
     Raises InvalidConfig that names the value.
@@ -130,7 +130,7 @@ def _place(name: str, options: str, index: int) -> Place:
 
 
 def parse_port(text: str) -> list[dict[str, Any]]:
-    """`[HOSTIP:][HOSTPORT:]PORT[/tcp|udp|sctp]`, ports as N or N-M, an IPv6 address in []; InvalidConfig if it isn't."""
+    """`[HOSTIP:][HOSTPORT:]PORT[/tcp|udp|sctp]` as port mappings; ports as N or N-M. Raises InvalidConfig."""
     try:
         rest, _, kind = text.partition("/")
         kind = kind.lower() or "tcp"
@@ -241,13 +241,17 @@ def attach(
                 _capabilities(wish, place, index),
             )
             result = client.add(network, attachment)
-            undo.add(f"detach from {place.name}", lambda n=network, a=attachment: client.delete(n, a))
+            undo.add(f"detach from {place.name}", _detacher(client, network, attachment))
             record["networks"][index].update(_told(result, place.ifname))
             if index == 0 and wish.ports and not _maps_ports(network):
                 raise CNIError(
                     protocol.INVALID_CONFIG, f"network {place.name!r} maps no ports (it has no portmap plugin)"
                 )
     return record
+
+
+def _detacher(client: Client, network: config.NetworkList, attachment: Attachment) -> Callable[[], object]:
+    return lambda: client.delete(network, attachment)
 
 
 def default_client() -> Client:

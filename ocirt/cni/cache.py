@@ -29,7 +29,12 @@ _KIND = "cniCacheV1"
 
 
 class Entry:
-    """An attachment as cached: `network` (None for files older than the format), `attachment`, `result` (None before ADD is through)."""
+    """An attachment as cached.
+
+    network   its configuration at ADD, None if the file has none
+    result    as the last plugin gave it, None before ADD is through
+    boot      of the host in which it was written, "" if another program wrote it
+    """
 
     __slots__ = ("attachment", "boot", "network", "network_name", "path", "result")
 

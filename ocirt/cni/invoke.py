@@ -152,8 +152,10 @@ def _failure(out: bytes, err: bytes, status: int) -> CNIError:
         return CNIError(protocol.INTERNAL, f"netplugin failed but error parsing its diagnostic message {text!r}")
 
 
-def run(file: str, environment: dict[str, str], stdin: bytes) -> tuple[int, bytes, bytes]:
-    """Execute `file`; (exit status, or minus the signal; standard output; standard error).
+def run(
+    file: str, environment: dict[str, str], stdin: bytes, arguments: tuple[str, ...] = ()
+) -> tuple[int, bytes, bytes]:
+    """Execute `file` with `arguments`; (exit status, or minus the signal; standard output; standard error).
 
     Memory files instead of pipes: whatever a plugin leaves running can't make
     us wait, and no size of configuration or output can block both sides.
@@ -165,7 +167,7 @@ def run(file: str, environment: dict[str, str], stdin: bytes) -> tuple[int, byte
         actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(files)]
         for attempt in range(6):
             try:
-                pid = os.posix_spawn(file, [file], environment, file_actions=actions)
+                pid = os.posix_spawn(file, [file, *arguments], environment, file_actions=actions)
                 break
             except OSError as error:
                 if error.errno != _TEXT_BUSY or attempt == 5:

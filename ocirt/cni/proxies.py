@@ -25,6 +25,7 @@ from ocirt.errors import Error
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
     from ocirt.cni.ports import PortMapping
     from ocirt.cni.table import Owner
@@ -70,13 +71,13 @@ def start(owner: Owner, mappings: Sequence[PortMapping], containers: Mapping[int
 
 
 def _open(mapping: PortMapping, containers: Mapping[int, bytes]) -> list[tuple[_socket.socket, str, str, int]]:
-    """The sockets of one mapping: by both families of the host, to the container's address of the same if it has one."""
+    """The sockets of one mapping: both families of the host, to the container's address of the same if it can be."""
     from ocirt.proxy.main import open_port
 
     if mapping.protocol not in ("tcp", "udp"):
         raise CNIError(protocol.INVALID_CONFIG, f"the proxy can't map {mapping}", "must be tcp or udp")
     made: list[tuple[_socket.socket, str, str, int]] = []
-    wanted = [(_IPV4, "0.0.0.0"), (_IPV6, "::")]
+    wanted = [(_IPV4, "0.0.0.0"), (_IPV6, "::")]  # noqa: S104  a port for everybody is what is asked for
     if mapping.address:
         wanted = [(_IPV4 if len(mapping.address) == 4 else _IPV6, ip_text(mapping.address))]
     for family, address in wanted:
@@ -107,7 +108,7 @@ def _spawn(record: int, made: Sequence[tuple[_socket.socket, str, str, int]]) ->
         # numbers well above what the interpreter opens for itself, and away from those of docker-proxy
         base = 16
         spare = max(*inherited, base + len(inherited)) + 1
-        actions = [(os.POSIX_SPAWN_DUP2, log, n) for n in (0, 1, 2)]
+        actions: list[Any] = [(os.POSIX_SPAWN_DUP2, log, n) for n in (0, 1, 2)]
         actions += [(os.POSIX_SPAWN_DUP2, fd, spare + i) for i, fd in enumerate(inherited)]
         actions += [(os.POSIX_SPAWN_DUP2, spare + i, base + i) for i in range(len(inherited))]
         actions += [

@@ -11,6 +11,7 @@ from ocirt.errors import Error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Any, Self
 
@@ -216,6 +217,17 @@ def valid_attachments(request: Request) -> frozenset[tuple[str, str]]:
         return frozenset((protocol.get(a, "containerID", ""), protocol.get(a, "ifname", "")) for a in listed)
     except (AttributeError, TypeError) as error:
         raise CNIError(protocol.INVALID_CONFIG, "invalid cni.dev/valid-attachments", str(error)) from error
+
+
+def run_all(*steps: Callable[[], object]) -> None:
+    """Run every step, whatever the others raise; then raise the first Error with the others as notes."""
+    errors: list[Error] = []
+    for step in steps:
+        try:
+            step()
+        except Error as error:
+            errors.append(error)
+    join_errors(errors)
 
 
 def join_errors(errors: list[Error]) -> None:

@@ -15,7 +15,7 @@ BOTH = READ | WRITE | CLOSED | EDGE
 
 
 class Loop:
-    """Calls handlers: of a descriptor with its events, of a moment when it has come, and again while one isn't through."""
+    """Calls handlers: of descriptors with their events, of moments when they have come, of who isn't through yet."""
 
     __slots__ = ("_again", "_epoll", "_handlers", "_timers")
 

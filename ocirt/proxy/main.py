@@ -26,6 +26,7 @@ _TEXT = ("proto", "host-ip", "host-port", "container-ip", "container-port", "por
 _SWITCHES = ("use-listen-fd", "v", "h")
 _BACKLOG = 4096
 _NOBODY = 65534
+_ANY = "0.0.0.0"  # noqa: S104  docker-proxy's default
 _USAGE = __doc__
 
 
@@ -113,7 +114,7 @@ def _serve_one(options: dict[str, str], status: int) -> int:
     if "use-listen-fd" in options:
         made = _socket.socket(fileno=_LISTEN)
     else:
-        made = open_port(kind, options.get("host-ip") or "0.0.0.0", _port(options, "host-port"))
+        made = open_port(kind, options.get("host-ip") or _ANY, _port(options, "host-port"))
     loop = Loop()
     _listen(loop, kind, made, backend)
     if status == _STATUS:

@@ -141,9 +141,12 @@ class _Connection:
                 return
             self._connected = True
             self._loop.watch(self._sides[0].fileno(), BOTH, self._event)
-        self._event(events)
+        self._pump()
 
-    def _event(self, events: int) -> None:
+    def _event(self, _events: int) -> None:
+        self._pump()
+
+    def _pump(self) -> None:
         self._again = False
         to_server, to_client = self._streams
         try:
@@ -164,7 +167,7 @@ class _Connection:
 
     def _go_on(self) -> None:
         if self._again and self._sides[0].fileno() >= 0:
-            self._event(0)
+            self._pump()
 
     def close(self, *, reset: bool) -> None:
         """End both sides."""
@@ -197,7 +200,7 @@ class Listener:
     def _accept(self, _: int) -> None:
         for _turn in range(64):
             try:
-                fd, _address = self._socket._accept()
+                fd, _address = self._socket._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 return
             except OSError as error:

@@ -56,7 +56,9 @@ class Proxy:
 
         with host.inside():
             self.process = subprocess.Popen(
-                ["/usr/bin/python3", "-IS", "-c", PROGRAM, *arguments], preexec_fn=give, close_fds=False
+                ["/usr/bin/python3", "-IS", "-c", PROGRAM, *arguments],
+                preexec_fn=give,  # noqa: PLW1509
+                close_fds=False,
             )
         os.close(told)
         with open(heard, "rb", buffering=0) as file:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    from typing import Any, Protocol
 
     from ocirt.cni.request import Request
     from ocirt.cni.result import Result
@@ -57,5 +57,6 @@ TYPES = (
 
 def load(type: str) -> Plugin:
     """The plugin of a type in TYPES, imported when it is first needed."""
-    module: Plugin = __import__(f"ocirt.cni.plugins.{type.replace('-', '_')}", fromlist=("add",))
-    return module
+    module: Any = __import__(f"ocirt.cni.plugins.{type.replace('-', '_')}", fromlist=("add",))
+    found: Plugin = module
+    return found

@@ -93,7 +93,7 @@ def add(request: Request) -> Result:
 
 def _tc() -> Any:
     """pyroute2, imported only here: limits are rare, and its import is long."""
-    from pyroute2 import IPRoute
+    from pyroute2 import IPRoute  # type: ignore[import-untyped]
 
     return IPRoute()
 

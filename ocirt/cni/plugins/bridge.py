@@ -8,7 +8,7 @@ from ocirt.cni import protocol, table
 from ocirt.cni.address import cidr_text, from_number, network_of, number, parse_cidr, parse_ip
 from ocirt.cni.plugins import bridge_ports, ipam, links
 from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, LIMITED_CONNECTIVITY, NOT_AVAILABLE, VERSIONS, CNIError
-from ocirt.cni.request import join_errors
+from ocirt.cni.request import run_all
 from ocirt.cni.result import Result
 from ocirt.errors import Error, Undo, doing
 from ocirt.linux import netlink_route as route
@@ -232,18 +232,16 @@ def _unmasquerade(request: Request, config: _Config, result: Result | None) -> N
 def delete(request: Request) -> None:
     """Take back what the ids alone say, then what the namespace still has."""
     config = _Config(request)
-    errors: list[Error] = []
-    for step in (
-        lambda: ipam.forward(request),
-        lambda: links.delete_on_host(links.host_name(request)) or links.delete_inside(request, "veth"),
-        lambda: config.port.unset(request),
-        lambda: _unmasquerade(request, config, request.previous) if config.masquerade else None,
-    ):
-        try:
-            step()
-        except Error as error:
-            errors.append(error)
-    join_errors(errors)
+
+    def delete_pair() -> None:
+        if not links.delete_on_host(links.host_name(request)):
+            links.delete_inside(request, "veth")
+
+    def unmasquerade() -> None:
+        if config.masquerade:
+            _unmasquerade(request, config, request.previous)
+
+    run_all(lambda: ipam.forward(request), delete_pair, lambda: config.port.unset(request), unmasquerade)
 
 
 def check(request: Request) -> None:
@@ -259,14 +257,13 @@ def check(request: Request) -> None:
         if config.promiscuous and not bridge.promiscuity:
             raise CNIError(INTERNAL, f"bridge {config.bridge} is not in promiscuous mode")
         with request.sandbox() as sandbox, route.open_route(sandbox.fd) as inside:
+            link = route.link(inside, request.ifname)
             if not config.disabled:
                 link = links.check_interface(request, inside, result)
-            else:
-                link = route.link(inside, request.ifname)
-        port = link and route.link(host, index=link.peer)
-        if not port or port.master != bridge.index:
+        port = route.link(host, index=link.peer) if link is not None else None
+        if port is None or port.master != bridge.index:
             raise CNIError(INTERNAL, f"interface {request.ifname} has no port in bridge {config.bridge}")
-        config.port.check(host, port)
+        config.port.check(port)
     if config.masquerade and config.masquerade_backend != "iptables":
         _check_masquerade(request, result)
 
@@ -286,7 +283,6 @@ def gc(request: Request, valid: frozenset[tuple[str, str]]) -> None:
     config = _Config(request)
     belongs = table.of_network(request.network)
     keep = frozenset(table.Owner(request.network, *pair).comment for pair in valid)
-    errors: list[Error] = []
 
     def drop_rules() -> None:
         with open_nft() as nft:
@@ -298,18 +294,13 @@ def gc(request: Request, valid: frozenset[tuple[str, str]]) -> None:
 
             iptables.collect(belongs, keep)
 
-    for step in (
+    run_all(
         lambda: ipam.forward(request),
         lambda: links.delete_stale(belongs, keep),
         lambda: config.port.collect(belongs, keep),
         drop_rules,
         drop_iptables,
-    ):
-        try:
-            step()
-        except Error as error:
-            errors.append(error)
-    join_errors(errors)
+    )
 
 
 def status(request: Request) -> None:

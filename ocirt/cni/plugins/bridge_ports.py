@@ -69,7 +69,7 @@ class Port:
             messages.append(_vlan(route.RTM_SETLINK, port, 0, first, last))
         host.request(*messages, accept=(ENOENT,))
 
-    def check(self, host: Socket, port: Link) -> None:
+    def check(self, port: Link) -> None:
         """CNIError if the port isn't as the configuration says."""
         for on, kind, name in (
             (self.hairpin, route.IFLA_BRPORT_MODE, "hairpin mode"),

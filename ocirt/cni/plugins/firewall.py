@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ocirt.cni.request import Request
     from ocirt.cni.result import Result
+    from ocirt.linux.netlink import Socket
 
 __all__ = ["VERSIONS", "add", "check", "delete", "gc", "status"]
 
@@ -83,7 +84,7 @@ def add(request: Request) -> Result:
     return result
 
 
-def _add(socket: nft.Socket, family: int, name: str, elements: list[nft.Element]) -> None:
+def _add(socket: Socket, family: int, name: str, elements: list[nft.Element]) -> None:
     """Add elements; those of a container that had the address and didn't clean up are taken over."""
     messages = nft.add_elements(family, table.NAME, name, elements)
     try:

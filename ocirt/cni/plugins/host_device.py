@@ -7,9 +7,9 @@ import os
 from ocirt.cni import protocol
 from ocirt.cni.plugins import ipam, links
 from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, NOT_AVAILABLE, VERSIONS, CNIError
-from ocirt.cni.request import join_errors
+from ocirt.cni.request import run_all
 from ocirt.cni.result import Result
-from ocirt.errors import Error, Undo, doing
+from ocirt.errors import Undo, doing
 from ocirt.linux import netlink_route as route
 
 TYPE_CHECKING = False
@@ -108,13 +108,7 @@ def _move_back(request: Request) -> None:
 
 def delete(request: Request) -> None:
     """Release the addresses and move the device back."""
-    errors: list[Error] = []
-    for step in (lambda: ipam.forward(request), lambda: _move_back(request)):
-        try:
-            step()
-        except Error as error:
-            errors.append(error)
-    join_errors(errors)
+    run_all(lambda: ipam.forward(request), lambda: _move_back(request))
 
 
 def check(request: Request) -> None:

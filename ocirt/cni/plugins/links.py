@@ -10,7 +10,7 @@ from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, CNIError
 from ocirt.cni.table import Owner
 from ocirt.errors import Error
 from ocirt.linux import netlink_route as route
-from ocirt.linux.netlink import EEXIST, ENODEV, Inside, u32
+from ocirt.linux.netlink import EEXIST, ENODEV, Inside, Message, u32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ocirt.cni.request import Request
     from ocirt.cni.result import Result
-    from ocirt.linux.netlink import Message, Socket
+    from ocirt.linux.netlink import Socket
     from ocirt.linux.netlink_route import Link
 
 #: How an interface on the host says whose it is, so that GC finds it without any file.
@@ -198,7 +198,7 @@ def delete_stale(belongs: Any, keep: frozenset[str]) -> None:
             accept=(ENODEV,),
         )
         everything = route.Change().attribute(u32(route.IFLA_GROUP, group)).pack()
-        host.request(route.Message(route.RTM_DELLINK, 0, everything, "RTM_DELLINK (group)"), accept=(ENODEV,))
+        host.request(Message(route.RTM_DELLINK, 0, everything, "RTM_DELLINK (group)"), accept=(ENODEV,))
 
 
 def taken(error: Error, inside: Socket, ifname: str) -> Error:

@@ -10,6 +10,8 @@ from ocirt.linux import netlink_route as route
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ocirt.cni.request import Request
+    from ocirt.linux.netlink import Socket
+    from ocirt.linux.netlink_route import Link
 
 __all__ = ["VERSIONS", "add", "check", "delete", "gc", "status"]
 
@@ -27,7 +29,7 @@ def add(request: Request) -> Result:
         return result
 
 
-def _lo(inside: route.Socket) -> route.Link:
+def _lo(inside: Socket) -> Link:
     link = route.link(inside, "lo")
     if link is None:
         raise CNIError(INTERNAL, "the network namespace has no loopback interface")

@@ -17,9 +17,13 @@ from ocirt.linux.netlink_nft import open_nft
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ocirt.cni.ports import PortMapping
     from ocirt.cni.request import Request
     from ocirt.cni.result import Result
+    from ocirt.cni.table import Owner
+    from ocirt.linux.netlink import Socket
     from ocirt.linux.netlink_route import Address
 
 __all__ = ["VERSIONS", "add", "check", "delete", "gc", "status"]
@@ -101,9 +105,13 @@ def _map(request: Request, config: _Config, containers: dict[int, Address]) -> N
         undo.add("unmap the ports", lambda: ports.remove(nft, config.mappings, owner))
         sets = [s for s, on in (("hairpin", config.snat), ("everyone", config.masquerade_all)) if on]
         for name in sets:
+            undo.add("stop masquerading", _dropper(nft, name, owner))
             for address in containers.values():
-                undo.add("stop masquerading", lambda n=name, a=address: table.drop_address(nft, n, a, owner))
                 table.add_address(nft, name, address, owner)
+
+
+def _dropper(nft: Socket, name: str, owner: Owner) -> Callable[[], object]:
+    return lambda: table.drop_owned(nft, (name,), lambda comment: comment == owner.comment)
 
 
 def _allow_loopback(result: Result) -> None:
@@ -143,10 +151,11 @@ def delete(request: Request) -> None:
     _forget_udp(config.mappings)
 
 
-def _drop(nft: netlink_nft.Socket, name: str, request: Request, owner: table.Owner) -> None:
+def _drop(nft: Socket, name: str, request: Request, owner: Owner) -> None:
     known = list(_containers(request, request.previous).values()) if request.previous else []
-    if not known or not all([table.drop_address(nft, name, address, owner) for address in known]):
-        table.drop_owned(nft, (name,), lambda comment: comment == owner.comment)
+    dropped = [table.drop_address(nft, name, address, owner) for address in known]
+    if not dropped or not all(dropped):
+        _dropper(nft, name, owner)()
 
 
 def check(request: Request) -> None:

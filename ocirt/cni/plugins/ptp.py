@@ -6,7 +6,7 @@ from ocirt.cni import protocol, table
 from ocirt.cni.address import network_of, parse_cidr, parse_ip
 from ocirt.cni.plugins import ipam, links
 from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, VERSIONS, CNIError
-from ocirt.cni.request import join_errors
+from ocirt.cni.request import run_all
 from ocirt.cni.result import Result
 from ocirt.errors import Error, Undo, doing
 from ocirt.linux import netlink_route as route
@@ -51,10 +51,10 @@ def add(request: Request) -> Result:
                 inside.request(*_inside(result, near))
             host.request(*_on_host(result, far), accept=(EEXIST,))
         if masquerade:
+            undo.add("stop masquerading", lambda: _unmasquerade(request))
             with open_nft() as nft:
                 for ip in result.ips:
                     address = parse_cidr(ip["address"])
-                    undo.add("stop masquerading", lambda a=address: _unmasquerade(request, a))
                     table.add_address(nft, "outgoing", address, links.owner(request))
     return result
 
@@ -111,16 +111,14 @@ def _on_host(result: Result, link: Link) -> list[Message]:
     return messages
 
 
-def _unmasquerade(request: Request, address: route.Address | None) -> None:
+def _unmasquerade(request: Request) -> None:
     mine = links.owner(request)
     with open_nft() as nft:
-        if address is None or not table.drop_address(nft, "outgoing", address, mine):
-            table.drop_owned(nft, ("outgoing",), lambda comment: comment == mine.comment)
+        table.drop_owned(nft, ("outgoing",), lambda comment: comment == mine.comment)
 
 
 def delete(request: Request) -> None:
     """Take back what the ids alone say, then what the namespace still has."""
-    errors: list[Error] = []
 
     def delete_pair() -> None:
         if not links.delete_on_host(links.host_name(request)):
@@ -128,14 +126,9 @@ def delete(request: Request) -> None:
 
     def drop_rules() -> None:
         if protocol.truth(request.config, "ipMasq"):
-            _unmasquerade(request, None)
+            _unmasquerade(request)
 
-    for step in (lambda: ipam.forward(request), delete_pair, drop_rules):
-        try:
-            step()
-        except Error as error:
-            errors.append(error)
-    join_errors(errors)
+    run_all(lambda: ipam.forward(request), delete_pair, drop_rules)
 
 
 def check(request: Request) -> None:
@@ -158,18 +151,12 @@ def gc(request: Request, valid: frozenset[tuple[str, str]]) -> None:
     """Take back addresses, pairs and rules of this network that belong to no valid attachment."""
     belongs = table.of_network(request.network)
     keep = frozenset(table.Owner(request.network, *pair).comment for pair in valid)
-    errors: list[Error] = []
 
     def drop_rules() -> None:
         with open_nft() as nft:
             table.drop_owned(nft, ("outgoing",), lambda comment: belongs(comment) and comment not in keep)
 
-    for step in (lambda: ipam.forward(request), lambda: links.delete_stale(belongs, keep), drop_rules):
-        try:
-            step()
-        except Error as error:
-            errors.append(error)
-    join_errors(errors)
+    run_all(lambda: ipam.forward(request), lambda: links.delete_stale(belongs, keep), drop_rules)
 
 
 def status(request: Request) -> None:

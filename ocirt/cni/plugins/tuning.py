@@ -195,20 +195,21 @@ def check(request: Request) -> None:
     with request.sandbox() as sandbox:
         with Inside(sandbox.fd):
             for path, value in config.sysctl.items():
-                there = links.read_sysctl(path)
-                if there.split() != value.split():
-                    raise CNIError(INTERNAL, f"sysctl {path.replace('/', '.')} is {there!r}, expected {value!r}")
+                found = links.read_sysctl(path)
+                if found.split() != value.split():
+                    raise CNIError(INTERNAL, f"sysctl {path.replace('/', '.')} is {found!r}, expected {value!r}")
         with route.open_route(sandbox.fd) as inside:
             link = route.link(inside, request.ifname)
     if link is None:
         raise CNIError(INTERNAL, f"interface {request.ifname} does not exist in the container")
-    for name, wanted, there in (
+    properties: tuple[tuple[str, object, object], ...] = (
         ("MAC", config.mac.lower(), link.mac),
         ("MTU", config.mtu, link.mtu),
         ("promiscuous mode", config.promiscuous, bool(link.promiscuity)),
         ("all-multicast mode", config.allmulti, bool(link.flags & route.IFF_ALLMULTI)),
         ("transmit queue length", config.txqlen, link.txqlen),
-    ):
+    )
+    for name, wanted, there in properties:
         if wanted and wanted != there:
             raise CNIError(INTERNAL, f"{name} of {request.ifname} is {there}, expected {wanted}")
 

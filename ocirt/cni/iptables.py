@@ -1,0 +1,298 @@
+"""Rules of iptables, for hosts without nftables or whose own rules are iptables'.
+
+In the style of the reference plugins, with their chains where those are shared
+by all containers, but every rule of a container bears its attachment as a
+comment: so DEL and GC find it in a listing, without namespace, result or cache.
+Each change is one iptables-restore, which is one transaction a table.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ocirt.cni import protocol, table
+from ocirt.cni.address import cidr_text, network_of, parse_cidr
+from ocirt.cni.invoke import run
+from ocirt.cni.plugins import links
+from ocirt.cni.protocol import INTERNAL, NOT_AVAILABLE, CNIError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from ocirt.cni.ports import PortMapping
+    from ocirt.cni.request import Request
+    from ocirt.cni.table import Owner
+    from ocirt.linux.netlink_route import Address
+
+_COMMANDS = {2: "iptables", 10: "ip6tables"}
+_PATHS = ("/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin")
+_LOOPBACK, _MULTICAST = {2: "127.0.0.0/8"}, {2: "224.0.0.0/4", 10: "ff00::/8"}
+_DNAT, _MASQ, _SETMARK, _FORWARD = "CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-MASQ", "CNI-HOSTPORT-SETMARK", "CNI-FORWARD"
+_PREFIX = "ocirt:"
+
+#: (table, chain, rule that enters it, at the front of its chain) of what all containers share.
+_SHARED = (
+    ("nat", _DNAT, ("PREROUTING", "-m addrtype --dst-type LOCAL"), False),
+    ("nat", _DNAT, ("OUTPUT", "-m addrtype --dst-type LOCAL"), False),
+    ("nat", _MASQ, ("POSTROUTING", '-m comment --comment "CNI portfwd requiring masquerade"'), True),
+)
+
+
+def _find(name: str) -> str:
+    for directory in (*os.environ.get("PATH", "").split(":"), *_PATHS):
+        if directory and os.access(f"{directory}/{name}", os.X_OK):
+            return f"{directory}/{name}"
+    raise CNIError(NOT_AVAILABLE, f"{name} is not installed")
+
+
+def _run(command: str, *arguments: str, stdin: str = "", ok: tuple[int, ...] = (0,)) -> tuple[int, str]:
+    status, out, err = run(_find(command), dict(os.environ), stdin.encode(), arguments)
+    if status not in ok:
+        text = err.decode("utf-8", "replace").strip()
+        raise CNIError(INTERNAL, f"{command} {' '.join(arguments)}: {text or f'exit status {status}'}")
+    return status, out.decode("utf-8", "replace")
+
+
+def _restore(family: int, tables: Mapping[str, Sequence[str]]) -> None:
+    """Lines of iptables-restore by table; nothing else is touched."""
+    text = "".join(f"*{name}\n" + "".join(f"{line}\n" for line in lines) + "COMMIT\n" for name, lines in tables.items())
+    _run(f"{_COMMANDS[family]}-restore", "--noflush", "-w", "10", stdin=text)
+
+
+def _listed(family: int, name: str) -> list[str]:
+    """The rules of a table as `-A CHAIN …`."""
+    return _run(_COMMANDS[family], "-w", "10", "-t", name, "-S")[1].splitlines()
+
+
+def check_available() -> None:
+    """CNIError (50) if iptables isn't there or can't work."""
+    for command in (_COMMANDS[2], f"{_COMMANDS[2]}-restore"):
+        _find(command)
+    try:
+        _listed(2, "nat")
+    except CNIError as error:
+        raise CNIError(NOT_AVAILABLE, "iptables can't work here", error.msg) from error
+
+
+def _quoted(owner: Owner) -> str:
+    return f'-m comment --comment "{_PREFIX}{owner.comment}"'
+
+
+def _is_of(line: str, stale: Callable[[str], bool]) -> bool:
+    """Does the rule bear a comment of ours that is stale?"""
+    _, found, rest = line.partition(f"--comment {_PREFIX}")
+    if not found:
+        _, found, rest = line.partition(f'--comment "{_PREFIX}')
+    return bool(found) and stale(rest.split(" ", 1)[0].rstrip('"'))
+
+
+def _drop(names: Iterable[str], stale: Callable[[str], bool]) -> None:
+    """Delete the rules whose comment is stale."""
+    for family, command in _COMMANDS.items():
+        try:
+            _find(command)
+        except CNIError:
+            continue
+        for name in names:
+            try:
+                lines = [
+                    f"-D{line[2:]}" for line in _listed(family, name) if line.startswith("-A") and _is_of(line, stale)
+                ]
+            except CNIError:
+                continue  # the kernel has no such table for this family
+            if lines:
+                _restore(family, {name: lines})
+
+
+def collect(belongs: Callable[[str], bool], keep: frozenset[str]) -> None:
+    """Delete what belongs to no attachment in `keep`."""
+    _drop(("nat", "filter"), lambda comment: belongs(comment) and comment not in keep)
+
+
+def _by_family(addresses: Iterable[str]) -> dict[int, list[Address]]:
+    found: dict[int, list[Address]] = {}
+    for text in addresses:
+        address = parse_cidr(text)
+        found.setdefault(address[0], []).append(address)
+    return found
+
+
+def _host(address: Address) -> str:
+    return cidr_text((address[0], address[1], len(address[1]) * 8))
+
+
+# --- masquerading ---------------------------------------------------------------------------------------------
+
+
+def masquerade(owner: Owner, addresses: Iterable[str]) -> None:
+    """Give what leaves the network of these addresses the host's address."""
+    for family, found in _by_family(addresses).items():
+        lines = [
+            f"-A POSTROUTING -s {_host(a)} ! -d {cidr_text(network_of(a))} {_quoted(owner)} -j {_unicast(family)}"
+            for a in found
+        ]
+        made = [f":{_unicast(family)} - [0:0]", f"-A {_unicast(family)} ! -d {_MULTICAST[family]} -j MASQUERADE"]
+        _restore(family, {"nat": [*made, *lines]})
+
+
+def _unicast(family: int) -> str:
+    """The chain that masquerades all but multicast; `:chain` in a restore empties it, so it is always the one rule."""
+    return "OCIRT-MASQUERADE" if family == 2 else "OCIRT-MASQUERADE6"
+
+
+def unmasquerade(owner: Owner) -> None:
+    """Stop it."""
+    _drop(("nat",), lambda comment: comment == owner.comment)
+
+
+# --- ports ----------------------------------------------------------------------------------------------------
+
+
+def _ensure_shared(family: int) -> None:
+    """The chains that all containers share, and the rules that lead there."""
+    have = _listed(family, "nat")
+    lines: list[str] = []
+    for chain in (_DNAT, _MASQ, _SETMARK):
+        if f"-N {chain}" not in have:
+            lines.append(f":{chain} - [0:0]")
+    mark = "0x2000"
+    wanted = [(f"-A {_SETMARK} -j MARK --set-xmark {mark}/{mark}", True)]
+    wanted.append((f"-A {_MASQ} -m mark --mark {mark}/{mark} -j MASQUERADE", True))
+    for line, _ in wanted:
+        if not any(h.startswith(line.split(" -")[0] + " ") for h in have):
+            lines.append(line)
+    for _, chain, (parent, match), first in _SHARED:
+        if not any(h.startswith(f"-A {parent} ") and h.endswith(f"-j {chain}") for h in have):
+            lines.append(f"{f'-I {parent} 1' if first else f'-A {parent}'} {match} -j {chain}")
+    if lines:
+        _restore(family, {"nat": lines})
+
+
+def map_ports(
+    request: Request,
+    mappings: Sequence[PortMapping],
+    containers: Mapping[int, Address],
+    *,
+    snat: bool,
+    everyone: bool,
+) -> None:
+    """Rules for each mapping to the container's address of each family; CNIError that names the holder of a taken port."""
+    from ocirt.cni.ports import for_family
+
+    owner = links.owner(request)
+    try:
+        for family, address in containers.items():
+            chosen = for_family(mappings, family)
+            if not chosen:
+                continue
+            _ensure_shared(family)
+            _refuse_taken(family, chosen, owner)
+            conditions = " ".join(request.config.get("conditionsV4" if family == 2 else "conditionsV6") or ())
+            lines = [line for m in chosen for line in _rules(family, m, address, owner, snat, everyone, conditions)]
+            _restore(family, {"nat": lines})
+    except BaseException:
+        unmap_ports(request)
+        raise
+
+
+def _match(mapping: PortMapping) -> str:
+    last = mapping.host + mapping.count - 1
+    ports = f"{mapping.host}:{last}" if mapping.count > 1 else str(mapping.host)
+    from ocirt.cni.address import ip_text
+
+    where = f"-d {ip_text(mapping.address)} " if mapping.address else ""
+    return f"{where}-p {mapping.protocol} -m {mapping.protocol} --dport {ports}"
+
+
+def _rules(
+    family: int, mapping: PortMapping, address: Address, owner: Owner, snat: bool, everyone: bool, conditions: str
+) -> list[str]:
+    from ocirt.cni.address import ip_text
+
+    comment = _quoted(owner)
+    match = f"-A {_DNAT} {_match(mapping)}"
+    lines: list[str] = []
+    if everyone:
+        lines.append(f"{match} {comment} -j {_SETMARK}")
+    elif snat:
+        lines.append(f"{match} -s {cidr_text(network_of(address))} {comment} -j {_SETMARK}")
+        if family in _LOOPBACK:
+            lines.append(f"{match} -s {_LOOPBACK[family]} {comment} -j {_SETMARK}")
+    target = ip_text(address[1])
+    to = f"[{target}]" if family == 10 else target
+    if mapping.is_range or mapping.count == 1:
+        port = f":{mapping.inside}" if mapping.count == 1 else ""
+        lines.append(f"{match} {conditions} {comment} -j DNAT --to-destination {to if port else target}{port}")
+        return lines
+    from ocirt.cni.ports import PortMapping as One
+
+    for i in range(mapping.count):
+        single = One(mapping.protocol, mapping.address, mapping.host + i, mapping.inside + i)
+        lines.append(
+            f"-A {_DNAT} {_match(single)} {conditions} {comment} -j DNAT --to-destination {to}:{single.inside}"
+        )
+    return lines
+
+
+def _refuse_taken(family: int, mappings: Sequence[PortMapping], owner: Owner) -> None:
+    """CNIError if a rule of another attachment, ours or the reference plugin's, has one of the ports."""
+    for line in _listed(family, "nat"):
+        if " -j DNAT " not in line or "--dport " not in line:
+            continue
+        words = line.split()
+        ports = words[words.index("--dport") + 1]
+        first, _, last = ports.partition(":")
+        kind = words[words.index("-p") + 1] if "-p" in words else ""
+        where = words[words.index("-d") + 1].split("/")[0] if "-d" in words else ""
+        for m in mappings:
+            from ocirt.cni.address import ip_text
+
+            meets = int(first) <= m.host + m.count - 1 and m.host <= int(last or first)
+            same_address = not where or not m.address or where == ip_text(m.address)
+            if meets and kind == m.protocol and same_address and not _is_of(line, lambda c: c == owner.comment):
+                _, _, rest = line.partition(f"--comment {_PREFIX}")
+                holder = table.holder(rest.split(" ", 1)[0].strip('"')) if rest else f"the iptables rule {line!r}"
+                raise CNIError(protocol.INTERNAL, f"host port {m} is taken by {holder}")
+
+
+def unmap_ports(request: Request) -> None:
+    """Delete the rules of the attachment's ports."""
+    comment = links.owner(request).comment
+    _drop(("nat",), lambda other: other == comment)
+
+
+def check_ports(request: Request) -> None:
+    """CNIError if the attachment has no rule."""
+    comment = links.owner(request).comment
+    if not any(_is_of(line, lambda other: other == comment) for line in _listed(2, "nat") + _listed(10, "nat")):
+        raise CNIError(INTERNAL, "the rules that map the ports are missing")
+
+
+# --- the firewall ---------------------------------------------------------------------------------------------
+
+
+def accept(owner: Owner, addresses: Iterable[str]) -> None:
+    """Accept what the container sends and what answers it, before the host's own rules of FORWARD."""
+    for family, found in _by_family(addresses).items():
+        have = _listed(family, "filter")
+        lines = [] if f"-N {_FORWARD}" in have else [f":{_FORWARD} - [0:0]"]
+        if not any(h.startswith("-A FORWARD ") and h.endswith(f"-j {_FORWARD}") for h in have):
+            lines.append(f'-I FORWARD 1 -m comment --comment "CNI firewall plugin rules" -j {_FORWARD}')
+        for address in found:
+            ip, comment = _host(address), _quoted(owner)
+            lines.append(f"-A {_FORWARD} -d {ip} -m conntrack --ctstate RELATED,ESTABLISHED,DNAT {comment} -j ACCEPT")
+            lines.append(f"-A {_FORWARD} -s {ip} {comment} -j ACCEPT")
+        _restore(family, {"filter": lines})
+
+
+def unaccept(owner: Owner) -> None:
+    """Delete those rules."""
+    _drop(("filter",), lambda comment: comment == owner.comment)
+
+
+def check_accepted(owner: Owner) -> None:
+    """CNIError if they are missing."""
+    lines = _listed(2, "filter") + _listed(10, "filter")
+    if not any(_is_of(line, lambda comment: comment == owner.comment) for line in lines):
+        raise CNIError(INTERNAL, "the rules that accept the container's traffic are missing")
