@@ -69,7 +69,7 @@ def report(bundle: str, config_path: str | None = None) -> list[Problem]:
     except Error as error:
         return [Problem(ERROR, "", "", str(error), spec="bundle.md, Container Format")]
     found = problems(config, raw) + duplicates(raw)
-    if not any(p.severity == ERROR and p.path.startswith("root") for p in found):
+    if not any(p.severity == ERROR and (not p.path or p.path.startswith("root")) for p in found):
         try:
             find_rootfs(path, config)
         except Error as error:

@@ -45,6 +45,9 @@ def check_resources(resources: Resources) -> None:
     _settle(_find("resources", resources, None), "resources")
 
 
+#: A message with more errors than this is no message.
+_LISTED = 50
+
 #: The parts that can be checked by themselves, and where they stand in a configuration.
 _PREFIX = {"config": "", "process": "process.", "resources": "linux.resources."}
 
@@ -86,5 +89,7 @@ def _settle(found: list[Problem], what: str) -> None:
     if len(errors) == 1:
         raise InvalidConfig(f"invalid {what}: {errors[0]}")
     if errors:
-        listed = "; ".join(f"({number}) {problem}" for number, problem in enumerate(errors, 1))
-        raise InvalidConfig(f"invalid {what}, {len(errors)} errors: {listed}")
+        listed = [f"({number}) {problem}" for number, problem in enumerate(errors[:_LISTED], 1)]
+        if len(errors) > _LISTED:
+            listed.append(f"and {len(errors) - _LISTED} more")
+        raise InvalidConfig(f"invalid {what}, {len(errors)} errors: {'; '.join(listed)}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ocirt import bundle, jsontext
@@ -58,6 +58,7 @@ def by_json(data: bytes) -> Any:
     return json.loads(text, parse_constant=refuse, parse_float=finite)
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_what_is_written_is_read_again(value: Any) -> None:
     data = dump_json(value)
@@ -67,6 +68,7 @@ def test_what_is_written_is_read_again(value: Any) -> None:
     assert dump_json(parse_json(data, "it")) == data
 
 
+@settings(deadline=None)
 @given(VALUES, st.sampled_from([None, 1]))
 def test_reads_what_json_writes(value: Any, indent: int | None) -> None:
     assert parse_json(json.dumps(value, indent=indent, ensure_ascii=False).encode("utf-8", "ignore"), "it") == by_json(
@@ -82,6 +84,7 @@ JSON_PIECES = st.lists(
 ).map("".join)
 
 
+@settings(deadline=None)
 @given(JSON_PIECES | st.text(max_size=20))
 def test_same_verdict_as_the_json_module(text: str) -> None:
     data = text.encode("utf-8", "surrogatepass")

