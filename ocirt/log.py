@@ -48,6 +48,18 @@ def configure(path: str | None, *, json: bool, level: int) -> None:
         _target.fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC, 0o644)
 
 
+def descriptor() -> int:
+    """The log's file descriptor, -1 if there is none: a child that still logs keeps it open."""
+    return _target.fd
+
+
+def detach() -> None:
+    """Log nothing any more, here: the descriptors belong to somebody else from now on."""
+    _target.fd = -1
+    _target.level = ERROR + 1
+    _target.stderr = False
+
+
 def enabled(level: int) -> bool:
     """Is an entry of this level written anywhere?"""
     return level >= _target.level

@@ -6,6 +6,7 @@ import _socket
 import errno
 import os
 
+from ocirt import log
 from ocirt.errors import Error, call_failed, from_oserror
 from ocirt.identity import seccomp
 from ocirt.linux import fds, prctl, signals
@@ -138,6 +139,7 @@ def close_other_descriptors(plan: Plan) -> None:
     if plan.listener is not None:
         keep.add(plan.listener.fileno())
     keep.discard(-1)
+    log.detach()
     fds.close_all_but(keep)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 
-from ocirt import namespaces, userns
+from ocirt import log, namespaces, userns
 from ocirt.errors import Error, doing
 from ocirt.linux import sched
 from ocirt.process import init, intermediate, sync
@@ -69,7 +69,7 @@ def spawn(plan: Plan, cgroup: int = -1) -> tuple[int, sync.Channel]:
 
 def _descriptors(plan: Plan) -> set[int]:
     """What init keeps open besides 0–2."""
-    keep = {plan.channel.socket.fileno(), plan.console_socket, plan.null, plan.trampoline}
+    keep = {plan.channel.socket.fileno(), plan.console_socket, plan.null, plan.trampoline, log.descriptor()}
     keep.update(plan.joined.values(), plan.trees.values(), plan.device_trees.values())
     keep.update(range(3, 3 + plan.preserve_fds))
     if plan.listener is not None:
