@@ -20,7 +20,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-SIGINT = 2
 EXEC_FAILURE = 255
 
 
@@ -85,11 +84,9 @@ def main(argv: list[str]) -> int:
     except Error as error:
         log.error(str(error))
     except KeyboardInterrupt:
-        import _signal
+        from ocirt.commands import SIGINT, end_by
 
-        # what asked us to stop must see that the signal did it
-        _signal.signal(SIGINT, _signal.SIG_DFL)
-        posix.kill(posix.getpid(), SIGINT)
+        end_by(SIGINT)
     except Exception as error:
         report_bug(error)
     return EXEC_FAILURE if name == "exec" else 1

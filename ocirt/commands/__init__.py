@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from ocirt.lifecycle import Runtime
 
+SIGINT = 2
 SIGPIPE = 13
+EPIPE = 32
 
 
 class Options:
@@ -86,12 +88,17 @@ def write(text: str) -> None:
             while data:
                 data = data[posix.write(1, data) :]
     except Error as error:
-        if error.errno != 32:
+        if error.errno != EPIPE:
             raise
-        import _signal
+        end_by(SIGPIPE)
 
-        _signal.signal(SIGPIPE, _signal.SIG_DFL)
-        posix.kill(posix.getpid(), SIGPIPE)
+
+def end_by(signal: int) -> None:
+    """End this process by a signal, so that whoever waits for it sees that."""
+    import _signal
+
+    _signal.signal(signal, _signal.SIG_DFL)
+    posix.kill(posix.getpid(), signal)
 
 
 def indented(value: Any, indent: str = "") -> str:
@@ -107,7 +114,7 @@ def indented(value: Any, indent: str = "") -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, dict):
-        pairs: dict[str, Any] = value
+        pairs: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
         members = [f"{inner}{indented(key)}: {indented(member, inner)}" for key, member in pairs.items()]
         return "{\n" + ",\n".join(members) + f"\n{indent}}}" if members else "{}"
     items = [inner + indented(item, inner) for item in value]

@@ -32,7 +32,7 @@ def enabled(name: str, value: Any) -> list[str]:
     """The names of all that is true in a features structure: `cgroup: {v1: true}` gives cgroup-v1."""
     if not isinstance(value, dict):
         return [name.removeprefix("-").removesuffix("-enabled")] if value is True else []
-    members: dict[str, Any] = value
+    members: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
     return [found for key, member in members.items() for found in enabled(f"{name}-{key}", member)]
 
 

@@ -86,10 +86,11 @@ def test_closed_standard_files_are_opened(ocirt: str, tmp_path: Path, closed: tu
     assert ("does not exist" in done.stderr) == (2 not in closed)
 
 
-def test_a_reader_that_went_away_ends_it_by_sigpipe(ocirt: str) -> None:
+@pytest.mark.parametrize("argument", ["features", "--help"])
+def test_a_reader_that_went_away_ends_it_by_sigpipe(ocirt: str, argument: str) -> None:
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run([ocirt, "features"], stdout=write, stderr=subprocess.PIPE, timeout=60, check=False)
+    done = subprocess.run([ocirt, argument], stdout=write, stderr=subprocess.PIPE, timeout=60, check=False)
     os.close(write)
     assert done.returncode == -signal.SIGPIPE
     assert done.stderr == b""
