@@ -25,7 +25,7 @@ class Bundle:
 
     path     absolute, without symbolic links
     config   the parsed config.json, checked by ocirt.validation
-    raw      config.json, byte for byte
+    raw      config.json, byte for byte, unless something in it had to be repaired: then what it is now
     rootfs   absolute path of an existing directory, without symbolic links
     """
 
@@ -49,7 +49,8 @@ def load(bundle: str, config_path: str | None = None) -> Bundle:
     path = directory(bundle)
     raw = read_config(path, config_path)
     config = parse_config(raw)
-    check(config, raw)
+    if check(config, raw):
+        raw = dump_json(config)
     return Bundle(path, config, raw, find_rootfs(path, config))
 
 

@@ -21,28 +21,31 @@ if TYPE_CHECKING:
 __all__ = ["check", "check_process", "check_resources", "problems"]
 
 
-def check(config: Config, raw: bytes | None = None) -> None:
+def check(config: Config, raw: bytes | None = None) -> bool:
     """Raise InvalidConfig with every error of the configuration; log its warnings.
 
-    What other runtimes take without a word (null for an absent key) is repaired in place.
-    `raw` is the JSON that `config` was parsed from: it saves a walk through all strings.
+    What other runtimes take without a word (null for an absent key) is repaired
+    in place; True if something was. `raw` is the JSON that `config` was parsed
+    from: it saves a walk through all strings.
     """
-    _settle(_find("config", config, raw), "config.json")
+    found, repaired = _find("config", config, raw)
+    _settle(found, "config.json")
+    return repaired
 
 
 def problems(config: Config, raw: bytes | None = None) -> list[Problem]:
     """Every error and warning of the configuration, and advice that check doesn't log; repairs it like check."""
-    return _find("config", config, raw, advice=True)
+    return _find("config", config, raw, advice=True)[0]
 
 
 def check_process(process: Process, config: Config) -> None:
     """Raise InvalidConfig for a process to be executed in the container of `config` (exec --process)."""
-    _settle(_find("process", process, None, config), "process")
+    _settle(_find("process", process, None, config)[0], "process")
 
 
 def check_resources(resources: Resources) -> None:
     """Raise InvalidConfig for the input of `update`."""
-    _settle(_find("resources", resources, None), "resources")
+    _settle(_find("resources", resources, None)[0], "resources")
 
 
 #: A message with more errors than this is no message.
@@ -54,15 +57,18 @@ _PREFIX = {"config": "", "process": "process.", "resources": "linux.resources."}
 
 def _find(
     what: str, value: Any, raw: bytes | None, config: Config | None = None, advice: bool = False
-) -> list[Problem]:
-    """The problems of a configuration or a part of it; `what` is the entry point and the schema's name."""
-    found = clean(value, raw)
+) -> tuple[list[Problem], bool]:
+    """The problems of a configuration or a part of it, and whether something was repaired.
+
+    `what` is the entry point of the generated check and the schema's name.
+    """
+    found, repaired = clean(value, raw), False
     odd: list[Any] = []
     shaped = not found and getattr(generated, what)(value, odd)
     if not shaped or odd:
         from ocirt.validation.unshaped import look
 
-        shaped = look(value, what, found)
+        shaped, repaired = look(value, what, found)
     whole: Any = value
     if what == "process":
         whole = {**(config or {}), "process": value}
@@ -73,7 +79,7 @@ def _find(
         problem.path = problem.path.removeprefix(_PREFIX[what])
         if problem.path not in errors:  # one reason a value is enough
             found.append(problem)
-    return found
+    return found, repaired
 
 
 def _settle(found: list[Problem], what: str) -> None:

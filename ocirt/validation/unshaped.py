@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from ocirt.validation.problem import Problem
 
 
-def look(value: Any, what: str, found: list[Problem]) -> bool:
-    """Add what is wrong with the shape of `value` to `found`; True if nothing is, perhaps after a repair."""
+def look(value: Any, what: str, found: list[Problem]) -> tuple[bool, bool]:
+    """Add what is wrong with the shape of `value` to `found`: (is nothing, was something repaired)?"""
     document = Document()
     if not found and getattr(generated, what)(value, []):
         found += misspelt(value, what, document)
-        return True
+        return True, False
     repaired = repair(value, what, document)
     errors: list[Problem] = []
     if found or not getattr(generated, what)(value, []):
         errors = explain(value, what, document)
     shaped = not found and not errors
     found += errors + repaired + misspelt(value, what, document)
-    return shaped
+    return shaped, bool(repaired)

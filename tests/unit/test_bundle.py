@@ -161,6 +161,15 @@ def test_load(tmp_path: Path) -> None:
     assert loaded.config == docker()
 
 
+def test_what_was_repaired_is_what_is_kept(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Whoever reads `raw` again, for exec, must not meet the null."""
+    make(tmp_path, {**MINIMAL, "process": {"args": ["sh"], "cwd": "/", "env": None, "user": {"uid": 0}}})
+    loaded = bundle.load(str(tmp_path))
+    assert parse_json(loaded.raw, "it") == loaded.config
+    assert loaded.config["process"] == {"args": ["sh"], "cwd": "/", "user": {"uid": 0, "gid": 0}}  # type: ignore[typeddict-item]
+    assert capfd.readouterr().err.count("warning: ") == 2
+
+
 def test_relative_bundle_and_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path / "real")
     (tmp_path / "link").symlink_to("real")
