@@ -46,8 +46,9 @@ def explain(argv: list[str]) -> tuple[str, dict[str, object]] | int:
         name = group.main(_help_first(argv), PROGRAM, standalone_mode=False)
     except click.UsageError as error:
         return usage_error(error)
-    except BrokenPipeError:
-        ocirt.commands.end_by(ocirt.commands.SIGPIPE)  # `ocirt --help | head -1`
+    except (BrokenPipeError, SystemExit):
+        # click leaves by SystemExit if nobody reads: `ocirt --help | true`
+        ocirt.commands.end_by(ocirt.commands.SIGPIPE)
         raise
     # of help, click gives the exit status
     return (name, values) if isinstance(name, str) else int(name or 0)

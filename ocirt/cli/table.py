@@ -277,10 +277,21 @@ COMMANDS: dict[str, Command] = {
         (),
     ),
     "seccomp": (
-        "show the filter that a bundle's seccomp profile becomes",
-        "Prints the program that the kernel runs for each system call.",
-        (("bundle", "optional", "the bundle; the current directory by default"),),
-        (("config", "", "value", "FILE", None, "read FILE instead of the bundle's config.json"),),
+        "show the filter of a bundle, or find the smallest one for a program",
+        "dump shows what each system call gets, by architecture and action. record runs the bundle's container"
+        " watched by a seccomp agent, and writes the profile that allows just the system calls it made.",
+        (
+            ("action", "one", "dump or record"),
+            ("target", "optional", "dump: the bundle; record: a program to run instead of the bundle's"),
+            ("arguments", "rest", "its arguments"),
+        ),
+        (
+            BUNDLE,
+            ("config", "", "value", "FILE", None, "read FILE instead of the bundle's config.json"),
+            ("bpf", "", "flag", "", False, "dump: list the program's instructions, too"),
+            ("output", "o", "value", "FILE", "seccomp.json", "record: the file of the profile, - for stdout"),
+            ("id", "", "value", "ID", None, "record: the container's id"),
+        ),
     ),
     "version": ("print the version", "The same as ocirt --version.", (), ()),
     "completion": (

@@ -23,8 +23,8 @@ ALLOWED = {
 #: Command lines, with a container `c1` that has stopped, and what each loads besides.
 VERBS: dict[str, set[str]] = {
     "state c1": {"ocirt.commands.state"},
-    "list": {"ocirt.commands.list"},
-    "list --format=json": {"ocirt.commands.list"},
+    "list": {"ocirt.commands.list", "pwd"},
+    "list --format=json": {"ocirt.commands.list", "pwd"},
     "kill c1 9": {"ocirt.commands.kill"},
     "start c1": {"ocirt.commands.start"},
     "delete c1": {"ocirt.commands.delete", "ocirt.cgroups", "ocirt.cgroups.base"},
