@@ -35,9 +35,9 @@ def controllers() -> set[str]:
 class Process:
     """A Python program that was put into a cgroup before its first line of ours."""
 
-    def __init__(self, program: str) -> None:
+    def __init__(self, program: str, *prefix: str) -> None:
         self.popen = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", PRELUDE + program],
+            [*prefix, sys.executable, "-I", "-S", "-c", PRELUDE + program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -113,15 +113,15 @@ class Lab:
         self.made.append(cgroup)
         return cgroup
 
-    def process(self, program: str) -> Process:
-        made = Process(program)
+    def process(self, program: str, *prefix: str) -> Process:
+        made = Process(program, *prefix)
         self.processes.append(made)
         return made
 
-    def limited(self, resources: Resources, program: str, below: str = "") -> tuple[Cgroup, Process]:
+    def limited(self, resources: Resources, program: str, below: str = "", *prefix: str) -> tuple[Cgroup, Process]:
         """A process with limits, as create makes it, that has been told to go."""
         cgroup = self.prepared(below, resources)
-        process = self.process(program)
+        process = self.process(program, *prefix)
         cgroup.join(process.pid)
         cgroup.apply(resources)
         process.go()
