@@ -15,6 +15,7 @@ from ocirt.process import seal, steps, trampoline
 from ocirt.process.plan import Plan
 from ocirt.process.runtime import spawn
 from ocirt.process.start import died
+from ocirt.process.starting import has_runtime_hooks
 from ocirt.process.sync import Gone
 
 TYPE_CHECKING = False
@@ -118,13 +119,13 @@ def _make(runtime: Runtime, container: Container, plan: Plan, cgroup: Cgroup, op
     undo.add("kill init", lambda: end_process(pid))
     container.set_init(pid)
     container.save()
-    channel.send("go")
     _limit(container, plan, cgroup, pid)
     if "cgroup" in plan.new:
         channel.send("joined")
-    channel.receive("mounted")
-    _run_runtime_hooks(container, plan)
-    channel.send("enter")
+    if has_runtime_hooks(plan):
+        channel.receive("mounted")
+        _run_runtime_hooks(container, plan)
+        channel.send("enter")
     if channel.receive("limits", "ready")[0] == "limits":
         limits.apply(pid, plan.process)
         channel.send("limited")

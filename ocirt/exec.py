@@ -185,7 +185,7 @@ def _follow(container: Container, plan: Plan, cgroup: Cgroup, options: Options, 
     score = plan.process.get("oomScoreAdj")
     if score is not None:
         limits.set_oom_score(pid, score)
-    channel.send("go")
+    channel.send("joined")
     if channel.receive("limits", "ready")[0] == "limits":
         limits.apply(pid, plan.process)
         channel.send("limited")

@@ -23,11 +23,12 @@ _SIOCSIFFLAGS = 0x8914
 _IFF_UP_LOOPBACK_RUNNING = 0x1 | 0x8 | 0x40
 
 
-def wait_for_go(plan: Plan) -> None:
+def wait_for_ids(plan: Plan) -> None:
     """wait until the ids of this process are mapped"""
     # should the runtime be killed from here on, this process ends with it
     prctl.prctl(prctl.PR_SET_PDEATHSIG, _signal.SIGKILL)
-    plan.channel.receive("go")
+    if "user" in plan.new and not plan.mapped:
+        plan.channel.receive("mapped")
 
 
 def join_namespaces(plan: Plan) -> None:
@@ -55,8 +56,13 @@ def make_cgroup_namespace(plan: Plan) -> None:
     kernel a grace period of RCU, ten milliseconds on cgroup v1.
     """
     if "cgroup" in plan.new:
-        plan.channel.receive("joined")
+        wait_for_cgroup(plan)
         sched.unshare(sched.CLONE_NEWCGROUP)
+
+
+def wait_for_cgroup(plan: Plan) -> None:
+    """wait until this process is in its cgroup"""
+    plan.channel.receive("joined")
 
 
 def set_plain_umask(plan: Plan) -> None:

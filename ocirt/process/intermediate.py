@@ -26,6 +26,7 @@ def main(plan: Plan, inherited: set[int]) -> NoReturn:
     try:
         if "user" in plan.entered:
             plan.channel.receive("mapped")
+            plan.mapped = True
             become_root(plan)
         prctl.set_dumpable(False)
         pid = _make_init(plan)

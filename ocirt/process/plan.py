@@ -27,6 +27,7 @@ class Plan:
         config, linux, process, user   the parsed config.json and its parts ({} if absent)
         new, joined     namespace types (spec names) made by clone / unshare, and {type: fd} entered by setns
         entered         those of both that init is in from its start
+        mapped          the ids of the new user namespace are mapped
         userns          init lives in a user namespace that is not the runtime's
         cgroups         list of (controllers, mount root, path): what a `cgroup` mount shows;
                         controllers is "" for cgroup v2; path is relative to the hierarchy's root
@@ -76,6 +77,7 @@ class Plan:
         "late_readonly",
         "linux",
         "listener",
+        "mapped",
         "new",
         "no_new_keyring",
         "no_pivot",
@@ -107,6 +109,7 @@ class Plan:
         self.new: frozenset[str] = frozenset()
         self.joined: dict[str, int] = {}
         self.entered: set[str] = set()
+        self.mapped = False
         self.userns = False
         self.uses_trampoline = False
         self.cgroups: list[tuple[str, str, str]] = []

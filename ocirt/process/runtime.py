@@ -56,9 +56,8 @@ def spawn(plan: Plan, cgroup: int = -1) -> tuple[int, sync.Channel]:
         if "user" in first:
             with doing("map the ids of the user namespace"):
                 userns.write_mappings(pid, plan.linux)
+            ours.send("mapped")
         if through:
-            if "user" in first:
-                ours.send("mapped")
             middle, pid = pid, int(ours.receive("init")[1])
             _reap(middle)
     except Error:

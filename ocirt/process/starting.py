@@ -17,8 +17,16 @@ if TYPE_CHECKING:
 
 def tell_mounted(plan: Plan) -> None:
     """let the runtime run the hooks of its own namespaces"""
+    if not has_runtime_hooks(plan):
+        return
     plan.channel.send("mounted")
     plan.channel.receive("enter")
+
+
+def has_runtime_hooks(plan: Plan) -> bool:
+    """Must init stand still for hooks outside, between its mounts and entering the root?"""
+    wanted = plan.config.get("hooks") or {}
+    return bool(wanted.get("prestart") or wanted.get("createRuntime"))
 
 
 def run_create_container_hooks(plan: Plan) -> None:

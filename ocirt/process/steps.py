@@ -28,7 +28,8 @@ from ocirt.process.entering import (
     open_root,
     raise_loopback,
     set_plain_umask,
-    wait_for_go,
+    wait_for_cgroup,
+    wait_for_ids,
 )
 from ocirt.process.executing import (
     close_other_descriptors,
@@ -56,7 +57,7 @@ from ocirt.rootfs.pivot import open_procfs
 from ocirt.sysctl import write_sysctls
 
 ENTER = (
-    wait_for_go,
+    wait_for_ids,
     join_namespaces,
     make_other_namespaces,
     become_root,
@@ -126,11 +127,11 @@ CREATE = (
     run_start_container_hooks,
     *FINISH,
 )
-EXEC = (*ENTER, open_root, open_procfs, open_console, *PROCESS, tell_ready, *FINISH)
+EXEC = (*ENTER, open_root, open_procfs, open_console, *PROCESS, wait_for_cgroup, tell_ready, *FINISH)
 
 #: (earlier, later, why)
 ORDER = (
-    (wait_for_go, join_namespaces, "ids are mapped before anything is made or entered"),
+    (wait_for_ids, join_namespaces, "ids are mapped before anything is made or entered"),
     (make_cgroup_namespace, MOUNTS[-1], "a cgroup mount shows the namespace's root"),
     (join_namespaces, make_other_namespaces, "a new namespace must belong to the joined user namespace"),
     (join_namespaces, become_root, "root means root of the container's user namespace"),

@@ -1,12 +1,11 @@
 """The handshake between the runtime and init, and between `start` and init.
 
     runtime                 intermediate            init
-       |---- mapped ------------>|                   |     (only with a new user namespace)
+       |---- mapped ------------>|------------------>|     (only with a new user namespace, to the first of the two)
        |<--- init PID -----------|                   |     (only with an intermediate)
-       |---- go ------------------------------------>|     its ids are mapped
-       |---- joined -------------------------------->|     it is in its cgroup (only with a new cgroup namespace)
-       |<--- mounted --------------------------------|     namespaces and mounts are there
-       |---- enter --------------------------------->|     prestart, createRuntime have run
+       |---- joined -------------------------------->|     it is in its cgroup (exec; create with a cgroup namespace)
+       |<--- mounted --------------------------------|     (only with prestart or createRuntime hooks)
+       |---- enter --------------------------------->|     they have run
        |<--- limits ---------------------------------|     (only if init may not raise its rlimits)
        |---- limited ------------------------------->|
        |<--- ready ----------------------------------|     everything but the program is done
@@ -37,7 +36,6 @@ from ocirt.linux import fds
 MESSAGES = (
     "mapped",
     "init",
-    "go",
     "joined",
     "mounted",
     "enter",

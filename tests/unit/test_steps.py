@@ -28,7 +28,7 @@ def test_every_rule_of_the_order_is_about_create() -> None:
 
 def test_exec_is_made_of_the_steps_of_create() -> None:
     only_exec = [s.__name__ for s in steps.EXEC if s not in steps.CREATE]
-    assert only_exec == ["open_root"]
+    assert only_exec == ["open_root", "wait_for_cgroup"]
 
 
 @pytest.mark.parametrize("step", sorted({*steps.CREATE, *steps.EXEC}, key=lambda s: s.__name__))
