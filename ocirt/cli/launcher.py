@@ -14,19 +14,29 @@ import sys
 FLAGS = "-ISXutf8"
 
 
-def program(directories: tuple[str, ...] = (), entry: str = "ocirt.__main__:launch") -> str:
-    """The Python text that runs `entry` (module:function).
+def program(directories: tuple[str, ...] = (), entry: str = "ocirt.__main__:launch", image: str = "") -> str:
+    """The Python text that runs `entry` (module:function); `image` is a file made by image.py, if there is one.
 
     The directories (by default the one of this package) come last on the path, so that nothing in them takes the
     place of a module of the standard library; the packages that ocirt needs are found there as well.
     """
     paths = directories or (os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))),)
     module, _, function = entry.partition(":")
-    return f"import sys\nsys.path += {list(paths)!r}\nfrom {module} import {function}\n{function}()\n"
+    lines = ""
+    if image:
+        from ocirt.cli.image import program as use
+
+        lines = use(paths[0], image)
+    return f"import sys\nsys.path += {list(paths)!r}\n{lines}from {module} import {function}\n{function}()\n"
 
 
 def write(
-    path: str, *, directories: tuple[str, ...] = (), entry: str = "ocirt.__main__:launch", interpreter: str = ""
+    path: str,
+    *,
+    directories: tuple[str, ...] = (),
+    entry: str = "ocirt.__main__:launch",
+    interpreter: str = "",
+    image: str = "",
 ) -> None:
     """Write an executable launcher of `entry` to `path`, in place of what is there; raises OSError.
 
@@ -41,10 +51,10 @@ def write(
     new = path + ".new"
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o755)
     with open(fd, "w", encoding="utf-8") as file:
-        file.write(f"{shebang}\n{program(directories, entry)}")
+        file.write(f"{shebang}\n{program(directories, entry, image)}")
         os.fchmod(fd, 0o755)
     os.rename(new, path)
 
 
 if __name__ == "__main__":
-    write(sys.argv[1], directories=(sys.argv[2],), entry=sys.argv[3])
+    write(sys.argv[1], directories=(sys.argv[2],), entry=sys.argv[3], image="".join(sys.argv[4:5]))
