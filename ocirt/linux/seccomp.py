@@ -5,6 +5,7 @@ Programs are classic BPF as `struct sock_filter` in the host's byte order.
 
 from __future__ import annotations
 
+import fcntl
 import struct
 
 from ocirt.errors import Error
@@ -51,6 +52,13 @@ MAX_INSTRUCTIONS = 4096
 
 _EFAULT = 14
 
+# seccomp_unotify(2)
+_IOCTL_NOTIF_RECV = 0xC0502100
+_IOCTL_NOTIF_SEND = 0xC0182101
+_USER_NOTIF_FLAG_CONTINUE = 1
+_NOTIFICATION = struct.Struct("=QIIiIQ6Q")  # struct seccomp_notif: id, pid, flags, then struct seccomp_data
+_RESPONSE = struct.Struct("=QqiI")  # struct seccomp_notif_resp: id, val, error, flags
+
 
 def set_mode_filter(flags: int, program: bytes) -> int:
     """Install a filter for the calling thread; gives the listener's descriptor or 0.
@@ -81,3 +89,19 @@ def supports(flags: int) -> bool:
     except Error as error:
         return error.errno == _EFAULT
     return False
+
+
+def receive_notification(listener: int) -> tuple[int, int, int]:
+    """The next call that waits: (cookie of the notification, AUDIT_ARCH_* token, system call number).
+
+    Raises OSError; ENOENT if the caller is gone meanwhile.
+    """
+    notification = bytearray(_NOTIFICATION.size)  # has to be zero
+    fcntl.ioctl(listener, _IOCTL_NOTIF_RECV, notification)
+    cookie, _, _, number, token, *_ = _NOTIFICATION.unpack(notification)
+    return cookie, token, number & 0xFFFFFFFF
+
+
+def continue_call(listener: int, cookie: int) -> None:
+    """Let the call be made as if there were no filter. Raises OSError; ENOENT if the caller is gone."""
+    fcntl.ioctl(listener, _IOCTL_NOTIF_SEND, _RESPONSE.pack(cookie, 0, 0, _USER_NOTIF_FLAG_CONTINUE))
