@@ -96,7 +96,23 @@ def start(runtime: Runtime, id: str, *, relay: bool = True) -> Relay | None:
     relay  False: the caller passes the readiness messages on, with what is returned
     """
     container = Container.load(runtime.root, id, lock=True)
-    status = container.status()
+    try:
+        notifications = _start(container)
+    except HookFailed:
+        # runtime.md, Lifecycle, steps 7 and 9: generate an error, stop the container, go on with destroying it
+        container.unlock()
+        delete(runtime, id, force=True)
+        raise
+    finally:
+        container.unlock()  # whoever undoes what led here wants it
+    if notifications and relay:
+        notifications.wait()
+    return notifications
+
+
+def _start(container: Container) -> Relay | None:
+    """The checks of `start` and the conversation with init, under the lock."""
+    id, status = container.id, container.status()
     if status == STOPPED:
         raise WrongState(f"cannot start a container that has stopped: {id}")
     if status == CREATING:
@@ -110,17 +126,8 @@ def start(runtime: Runtime, id: str, *, relay: bool = True) -> Relay | None:
         from ocirt.notify import Relay
 
         notifications = Relay.open(container)
-    try:
-        with doing(f"start container {id}"):
-            start_init(container)
-    except HookFailed:
-        # runtime.md, Lifecycle, steps 7 and 9: generate an error, stop the container, go on with destroying it
-        container.unlock()
-        delete(runtime, id, force=True)
-        raise
-    container.unlock()
-    if notifications and relay:
-        notifications.wait()
+    with doing(f"start container {id}"):
+        start_init(container)
     return notifications
 
 
