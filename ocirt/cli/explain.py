@@ -126,37 +126,44 @@ def completion_script(shell: str) -> str:
     return completer.source_template % completer.source_vars()
 
 
-def canonical(words: list[str], rows: tuple[Row, ...], stop: int) -> list[str]:
-    """The words with flags spelt as click has them: `--name`, `--name=value`; no false ones; flags first.
+def canonical(words: list[str], rows: tuple[Row, ...], stop: int, *, complete: bool = False) -> list[str]:
+    """The words as click reads them: `--name`, `--name=value`, options first, no flag that is false.
 
-    Raises click.UsageError for a boolean that is neither true nor false.
+    After `stop` arguments all belongs to the rest (-1: there is none). click knows only "after the first": what it
+    has not seen by then must stand before. Raises click.UsageError for a boolean that is neither true nor false and
+    for a missing value, unless the line is only to be completed.
     """
     names = rows_by_name(rows)
     flags: dict[str, bool] = {}
-    result: list[str] = []
+    options: list[str] = []
+    others: list[str] = []
     count = 0
     rest = iter(words)
     for word in rest:
         if word == "--":
-            result += [word, *rest]
+            others += [] if stop > 0 and count else [word]
+            others += rest
         elif word[:1] != "-" or word == "-":
-            result.append(word)
+            others.append(word)
             count += 1
             if count == stop:
-                result += rest
+                others += rest
         else:
             name, equals, value = word.lstrip("-").partition("=") if word[:3] != "---" else (word, "", "")
             row = names.get(name)
             if row is None:
-                result.append(word)
+                (options if stop > 0 and count else others).append(word)  # short flags in one word, or unknown
             elif row[2] == "flag":
                 if equals and value not in BOOLEANS:
                     raise click.UsageError(f'invalid boolean value "{value}" for --{row[0]}: use true or false')
                 flags[row[0]] = BOOLEANS[value] if equals else True
             else:
                 given = value if equals else next(rest, None)
-                result.append(f"--{row[0]}" if given is None else f"--{row[0]}={given}")
-    return [*(f"--{name}" for name, is_set in flags.items() if is_set), *result]
+                if given is not None:
+                    options.append(f"--{row[0]}={given}")
+                elif not complete:
+                    raise click.BadOptionUsage(f"--{row[0]}", "it needs an argument")
+    return [*(f"--{name}" for name, is_set in flags.items() if is_set), *options, *others]
 
 
 class in_context:
@@ -177,7 +184,7 @@ class _Group(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         with in_context(ctx):
-            return super().parse_args(ctx, canonical(args, GLOBAL, 1))
+            return super().parse_args(ctx, canonical(args, GLOBAL, 1, complete=ctx.resilient_parsing))
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(self.commands)
@@ -190,7 +197,8 @@ class _Command(click.Command):
         assert self.name is not None
         _, _, arguments, rows = COMMANDS[self.name]
         with in_context(ctx):
-            return super().parse_args(ctx, canonical(args, rows, stop_of(arguments)))
+            given = canonical(args, rows, stop_of(arguments), complete=ctx.resilient_parsing)
+            return super().parse_args(ctx, given)
 
 
 class _Text(TextType):
