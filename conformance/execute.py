@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,16 +129,23 @@ def run_all(
     *,
     timeout: int,
     jobs: int,
+    attempts: Mapping[str, int],
     report: Callable[[str, Outcome], None],
 ) -> dict[str, Outcome]:
-    """Run the named tests; `report` is called as each one ends. -> outcome by name, in the order of the suite"""
+    """Run the named tests; `report` is called as each one ends. -> outcome by name, in the order of `names`
+
+    attempts  tests that are run again when they fail, and how often in all
+    """
     names = list(names)
     serial = [name for name in names if name.startswith(SERIAL)]
     outcomes: dict[str, Outcome] = {}
 
     def one(name: str) -> None:
-        outcomes[name] = run_one(suite, runtime, name, timeout)
-        report(name, outcomes[name])
+        for _ in range(attempts.get(name, 1)):
+            outcomes[name] = run_one(suite, runtime, name, timeout)
+            report(name, outcomes[name])
+            if outcomes[name].verdict != "failed":
+                break
 
     def in_turn() -> None:
         with open(cache() / "cgrouptest.lock", "w") as lock:

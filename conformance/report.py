@@ -62,6 +62,11 @@ def expected(suite: str, path: Path = EXPECTED, here: set[str] | None = None) ->
     return {e.test: e for e in fitting}
 
 
+def attempts(path: Path = EXPECTED) -> dict[str, int]:
+    """How often a test may be tried because its outcome is a race, by test; those that aren't listed: once."""
+    return {row["test"]: row["attempts"] for row in tomllib.loads(path.read_text()).get("race", [])}
+
+
 def as_json(runtime: str, version: str, suite: str, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     """The record of one run."""
     return {
