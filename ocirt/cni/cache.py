@@ -13,11 +13,11 @@ import os
 from binascii import a2b_base64, b2a_base64
 
 from ocirt import log
-from ocirt.bundle import dump_json, parse_json
 from ocirt.cni import config, protocol
 from ocirt.cni.request import Attachment
 from ocirt.cni.result import Result
 from ocirt.errors import Error
+from ocirt.jsontext import dump_json, parse_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import os
 
 from ocirt.cni import cache, invoke, protocol
 from ocirt.cni.protocol import CNIError
-from ocirt.cni.request import DEFAULT_PATH, Attachment, Request, join_errors
+from ocirt.cni.request import DEFAULT_PATH, Attachment, Request, Sockets, join_errors
 from ocirt.cni.result import Result
 from ocirt.errors import Error, doing
 
@@ -27,11 +27,12 @@ class Client:
     directory  of the cache
     """
 
-    __slots__ = ("directory", "path")
+    __slots__ = ("_sockets", "directory", "path")
 
     def __init__(self, path: tuple[str, ...] = DEFAULT_PATH, directory: str = cache.DIRECTORY) -> None:
         self.path = path
         self.directory = directory
+        self._sockets = Sockets()
 
     def add(self, network: NetworkList, attachment: Attachment) -> Result:
         """Attach the container; the result of the last plugin.
@@ -169,7 +170,7 @@ class Client:
         if extra:
             config.update(extra)
         if attachment is None:
-            return invoke.invoke(Request(command, config, path=self.path))
+            return invoke.invoke(Request(command, config, path=self.path, sockets=self._sockets))
         request = Request(
             command,
             config,
@@ -178,11 +179,13 @@ class Client:
             ifname=attachment.ifname,
             args=attachment.args_text,
             path=self.path,
+            sockets=self._sockets,
         )
         return invoke.invoke(request)
 
     def _lock(self, network: str, *, exclusive: bool = False) -> _Lock:
-        return _Lock(f"{self.directory}/locks", network, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        how = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        return _Lock(f"{self.directory}/locks", network, how, self._sockets)
 
 
 def derive(
@@ -204,11 +207,12 @@ def derive(
 
 
 class _Lock:
-    """GC of a network excludes its ADD and DEL, which don't exclude each other."""
+    """GC of a network excludes its ADD and DEL, which don't exclude each other; sockets are closed at the end."""
 
-    __slots__ = ("_directory", "_fd", "_how", "_name")
+    __slots__ = ("_directory", "_fd", "_how", "_name", "_sockets")
 
-    def __init__(self, directory: str, name: str, how: int) -> None:
+    def __init__(self, directory: str, name: str, how: int, sockets: Sockets) -> None:
+        self._sockets = sockets
         self._directory = directory
         self._name = name
         self._how = how
@@ -229,3 +233,4 @@ class _Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._fd)
+        self._sockets.close()

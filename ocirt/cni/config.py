@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 from ocirt import log
-from ocirt.bundle import dump_json, parse_json
 from ocirt.cni import protocol
 from ocirt.cni.protocol import CURRENT, INVALID_CONFIG, CNIError, at_least
 from ocirt.errors import Error, NotFound
+from ocirt.jsontext import dump_json, parse_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

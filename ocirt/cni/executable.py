@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import sys
 
-from ocirt.bundle import dump_json, parse_json
 from ocirt.cni import protocol
 from ocirt.cni.invoke import PREFIX, call
 from ocirt.cni.plugins import TYPES, load
 from ocirt.cni.protocol import CNIError
 from ocirt.cni.request import Request
 from ocirt.errors import Error, InvalidConfig
+from ocirt.jsontext import dump_json, parse_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@ import os
 import time
 
 from ocirt import log
-from ocirt.bundle import dump_json, parse_json
 from ocirt.cni import protocol
 from ocirt.cni.plugins import TYPES, load
 from ocirt.cni.protocol import CNIError
 from ocirt.cni.request import BUILTIN, Request, valid_attachments
 from ocirt.cni.result import Result
 from ocirt.errors import Error, doing
+from ocirt.jsontext import dump_json, parse_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,16 +67,7 @@ def invoke(request: Request, type: str = "") -> Result | None:
 def delegate(request: Request, type: str, command: str = "") -> Result | None:
     """Call the plugin that a plugin hands part of its work to: the same request, whole."""
     if command and command != request.command:
-        again = Request(
-            command,
-            request.config,
-            container=request.container,
-            netns=request.netns,
-            ifname=request.ifname,
-            args=request.args,
-            path=request.path,
-        )
-        return invoke(again, type)
+        return invoke(request.again(command=command), type)
     return invoke(request, type)
 
 

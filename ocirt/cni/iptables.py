@@ -79,12 +79,19 @@ def _quoted(owner: Owner) -> str:
     return f'-m comment --comment "{_PREFIX}{owner.comment}"'
 
 
+def _comment_of(line: str) -> str:
+    """Our comment on a rule, "" if it has none of ours; iptables quotes it or not, as it likes."""
+    for before in (f"--comment {_PREFIX}", f'--comment "{_PREFIX}'):
+        _, found, rest = line.partition(before)
+        if found:
+            return rest.split(" ", 1)[0].rstrip('"')
+    return ""
+
+
 def _is_of(line: str, stale: Callable[[str], bool]) -> bool:
     """Does the rule bear a comment of ours that is stale?"""
-    _, found, rest = line.partition(f"--comment {_PREFIX}")
-    if not found:
-        _, found, rest = line.partition(f'--comment "{_PREFIX}')
-    return bool(found) and stale(rest.split(" ", 1)[0].rstrip('"'))
+    comment = _comment_of(line)
+    return bool(comment) and stale(comment)
 
 
 def _drop(names: Iterable[str], stale: Callable[[str], bool]) -> None:
@@ -177,7 +184,7 @@ def map_ports(
     snat: bool,
     everyone: bool,
 ) -> None:
-    """Rules for each mapping to the container's address of each family; CNIError that names the holder of a taken port."""
+    """Rules for each mapping to the container's address of each family; CNIError names the holder of a taken port."""
     from ocirt.cni.ports import for_family
 
     owner = links.owner(request)
@@ -251,8 +258,8 @@ def _refuse_taken(family: int, mappings: Sequence[PortMapping], owner: Owner) ->
             meets = int(first) <= m.host + m.count - 1 and m.host <= int(last or first)
             same_address = not where or not m.address or where == ip_text(m.address)
             if meets and kind == m.protocol and same_address and not _is_of(line, lambda c: c == owner.comment):
-                _, _, rest = line.partition(f"--comment {_PREFIX}")
-                holder = table.holder(rest.split(" ", 1)[0].strip('"')) if rest else f"the iptables rule {line!r}"
+                comment = _comment_of(line)
+                holder = table.holder(comment) if comment else f"the iptables rule {line!r}"
                 raise CNIError(protocol.INTERNAL, f"host port {m} is taken by {holder}")
 
 

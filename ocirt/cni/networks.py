@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from ocirt.bundle import dump_json
 from ocirt.cni import config, protocol
 from ocirt.cni.address import cidr_text, from_number, ip_text, network_of, number, overlap, parse_cidr, parse_ip
 from ocirt.cni.protocol import INVALID_CONFIG, CNIError
 from ocirt.errors import AlreadyExists, Error, NotFound, WrongState
+from ocirt.jsontext import dump_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

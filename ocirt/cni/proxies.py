@@ -16,11 +16,11 @@ import struct
 import sys
 import time
 
-from ocirt.bundle import dump_json, parse_json
 from ocirt.cni import holders, protocol
 from ocirt.cni.address import ip_text
 from ocirt.cni.protocol import CNIError
 from ocirt.errors import Error
+from ocirt.jsontext import dump_json, parse_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

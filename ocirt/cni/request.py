@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
+    from ocirt.linux.netlink import Socket
+
 #: Where plugins are looked for when nothing says it: ours, then where distributions and engines put theirs.
 BUILTIN = "@ocirt"
 DEFAULT_PATH = (
@@ -27,6 +29,54 @@ DEFAULT_PATH = (
 )
 
 
+class Sockets:
+    """The sockets that the plugins of a chain share.
+
+    Closing a nfnetlink socket waits until what was deleted is gone, a grace
+    period of the kernel: one socket, closed last, has nothing left to wait for
+    when an interface was deleted meanwhile.
+    """
+
+    __slots__ = ("_nft",)
+
+    def __init__(self) -> None:
+        self._nft: Socket | None = None
+
+    @property
+    def nft(self) -> Socket:
+        """A nfnetlink socket in the namespace of the first who asked for it, the host's."""
+        if self._nft is None:
+            from ocirt.linux.netlink_nft import open_nft
+
+            self._nft = open_nft()
+        return self._nft
+
+    def close(self) -> None:
+        """Close what was opened."""
+        if self._nft is not None:
+            self._nft.close()
+            self._nft = None
+
+    __del__ = close
+
+
+class Borrowed:
+    """A socket for a `with` that doesn't close it."""
+
+    __slots__ = ("_socket",)
+
+    def __init__(self, socket: Socket) -> None:
+        self._socket = socket
+
+    def __enter__(self) -> Socket:
+        return self._socket
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave it open for the next."""
+
+
 class Request:
     """One call of a plugin.
 
@@ -37,6 +87,7 @@ class Request:
     config     the plugin's configuration as on its standard input
     version    config's cniVersion
     network    config's name
+    sockets    to the kernel, shared by the plugins of a chain
     previous   the result of the plugin before (ADD) or of the whole ADD (CHECK, DEL); None without one
     """
 
@@ -50,6 +101,7 @@ class Request:
         "network",
         "path",
         "previous",
+        "sockets",
         "version",
     )
 
@@ -63,8 +115,10 @@ class Request:
         ifname: str = "",
         args: str = "",
         path: tuple[str, ...] = DEFAULT_PATH,
+        sockets: Sockets | None = None,
     ) -> None:
         self.command = command
+        self.sockets = sockets or Sockets()
         self.config = config
         self.container = container
         self.netns = netns
@@ -75,6 +129,23 @@ class Request:
         self.network = protocol.string(config, "name")
         previous = protocol.table(config, "prevResult")
         self.previous = Result.parse(previous, self.version) if previous else None
+
+    def again(self, *, command: str = "", config: dict[str, Any] | None = None) -> Request:
+        """The same request with another command or configuration."""
+        return Request(
+            command or self.command,
+            self.config if config is None else config,
+            container=self.container,
+            netns=self.netns,
+            ifname=self.ifname,
+            args=self.args,
+            path=self.path,
+            sockets=self.sockets,
+        )
+
+    def nft(self) -> Borrowed:
+        """The nfnetlink socket: `with request.nft() as nft: …`."""
+        return Borrowed(self.sockets.nft)
 
     @property
     def runtime(self) -> dict[str, Any]:

@@ -254,6 +254,10 @@ def holder(comment: str) -> str:
 # --- addresses that are masqueraded ---------------------------------------------------------------------------
 
 
+#: in each chain that elements jump to
+_RULES = 1
+
+
 def _network(family: int, address: Address) -> tuple[str, bytes, bytes]:
     """(name of the chain's second half, network address, mask)."""
     import _socket
@@ -294,7 +298,8 @@ def add_address(socket: Socket, set: str, address: Address, owner: Owner) -> Non
     """Put the address of a container (with its prefix) into `outgoing`, `hairpin` or `everyone`.
 
     An address that is there already is taken over: the address is the owner's
-    now, and whoever had it before didn't clean up.
+    now, and whoever had it before didn't clean up. What is there is asked for
+    before: the kernel takes 10 ms to give up a transaction that fails.
     """
     from ocirt.linux.netlink_nft import Element
 
@@ -303,22 +308,18 @@ def add_address(socket: Socket, set: str, address: Address, owner: Owner) -> Non
     element = Element(address[1], chain, owner.comment)
     add = nft.add_elements(family, NAME, set, [element])
     for _ in range(50):
+        messages = add if not chain or nft.chain_uses(socket, family, NAME, chain) >= 0 else [*make, *add]
         try:
-            nft.commit(socket, add)
+            nft.commit(socket, messages)
             return
         except Error as error:
-            if error.errno == EEXIST:
-                drop_elements(socket, family, set, [Element(address[1])])
-                continue
-            if error.errno != ENOENT:
+            if error.errno == ENOENT:
+                ensure(socket, (family,))
+            elif error.errno != EEXIST:
                 raise
-        ensure(socket, (family,))
-        try:
-            nft.commit(socket, [*make, *add])
-            return
-        except Error as error:
-            if error.errno not in (EEXIST, ENOENT):  # another container of this network was first: try again
-                raise
+        there = nft.element(socket, family, NAME, set, Element(address[1]))
+        if there is not None:
+            drop_elements(socket, family, set, [there])
     raise Error(f"nft: element of {set} can't be added", EBUSY)
 
 
@@ -326,22 +327,25 @@ def drop_elements(socket: Socket, family: int, set: str, elements: Sequence[Elem
     """Remove elements, and the chains that only they jumped to."""
     if not elements:
         return
+    messages = nft.delete_elements(family, NAME, set, elements)
+    chains = [e.data for e in elements if isinstance(e.data, str) and e.data]
+    unused = [
+        nft.delete_chain(family, NAME, chain)
+        for chain in dict.fromkeys(chains)
+        if nft.chain_uses(socket, family, NAME, chain) == chains.count(chain) + _RULES
+    ]
     try:
-        nft.commit(socket, nft.delete_elements(family, NAME, set, elements))
-    except Error as error:
-        if error.errno != ENOENT:
-            raise
-        if len(elements) > 1:  # one of them was gone: the others still go
-            for element in elements:
-                drop_elements(socket, family, set, [element])
+        nft.commit(socket, [*messages, *unused])
         return
-    if set in ("outgoing", "hairpin"):
-        for chain in {e.data for e in elements if isinstance(e.data, str) and e.data}:
-            try:
-                nft.commit(socket, [nft.delete_chain(family, NAME, chain)])
-            except Error as error:
-                if error.errno not in (EBUSY, ENOENT):  # others of the network still use it
-                    raise
+    except Error as error:
+        if error.errno not in (ENOENT, EBUSY):
+            raise
+    if unused:  # another container has just begun to use the chain
+        drop_without_chains = [nft.Element(e.key, comment=e.comment, end=e.end) for e in elements]
+        drop_elements(socket, family, set, drop_without_chains)
+    elif len(elements) > 1:  # one of them was gone: the others still go
+        for element in elements:
+            drop_elements(socket, family, set, [element])
 
 
 def drop_address(socket: Socket, set: str, address: Address, owner: Owner) -> bool:

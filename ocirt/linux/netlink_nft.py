@@ -166,6 +166,15 @@ def chains(socket: Socket, family: int, table: str) -> list[str]:
     return [c_string(a[3]) for a in found if c_string(a.get(1, b"")) == table]
 
 
+def chain_uses(socket: Socket, family: int, table: str, name: str) -> int:
+    """How many rules are in the chain and jumps lead to it, together; -1 if there is no such chain."""
+    shown = f"list chain {{family}} {table} {name}"
+    payload = socket.ask(_message(_GETCHAIN, 0, family, shown, text(1, table), text(3, name)))
+    if payload is None:
+        return -1
+    return int.from_bytes(attributes(payload, 4).get(6, b""), "big")
+
+
 def has_table(socket: Socket, family: int, name: str) -> bool:
     """Is there such a table?"""
     return socket.ask(_message(_GETTABLE, 0, family, f"list table {{family}} {name}", text(1, name))) is not None
@@ -251,9 +260,7 @@ def delete_elements(family: int, table: str, set: str, elements: Sequence[Elemen
     return _elements(_DELELEM, 0, family, table, set, elements)
 
 
-def _elements(
-    type: int, flags: int, family: int, table: str, set: str, elements: Sequence[Element]
-) -> list[Message]:
+def _elements(type: int, flags: int, family: int, table: str, set: str, elements: Sequence[Element]) -> list[Message]:
     verb = "add" if type == _NEWELEM else "delete"
     whole = type == _NEWELEM
     messages: list[Message] = []

@@ -87,7 +87,9 @@ class Link:
                  "promiscuity", "slave", "txqlen")  # fmt: skip
 
     def __init__(self, payload: bytes) -> None:
-        _, _, self.index, self.flags, _ = _IFINFO.unpack_from(payload)
+        _, _, index, flags, _ = _IFINFO.unpack_from(payload)
+        self.index: int = index
+        self.flags: int = flags
         found = attributes(payload, 16)
         info = attributes(found.get(IFLA_LINKINFO, b""))
         self.name = c_string(found.get(IFLA_IFNAME, b""))

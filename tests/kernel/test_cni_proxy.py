@@ -103,7 +103,12 @@ def pair() -> Iterator[tuple[Namespace, Namespace]]:
         """
     )
     container.sh(
-        "ip link set lo up; ip addr add 10.0.0.2/24 dev eth0; ip -6 addr add fd00::2/64 dev eth0 nodad; ip link set eth0 up"
+        """
+        ip link set lo up
+        ip addr add 10.0.0.2/24 dev eth0
+        ip -6 addr add fd00::2/64 dev eth0 nodad
+        ip link set eth0 up
+        """
     )
     yield host, container
     container.close()

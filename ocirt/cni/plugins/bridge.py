@@ -13,7 +13,6 @@ from ocirt.cni.result import Result
 from ocirt.errors import Error, Undo, doing
 from ocirt.linux import netlink_route as route
 from ocirt.linux.netlink import EEXIST
-from ocirt.linux.netlink_nft import open_nft
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -209,7 +208,7 @@ def _masquerade(request: Request, config: _Config, result: Result) -> None:
 
         iptables.masquerade(links.owner(request), [ip["address"] for ip in result.ips])
         return
-    with open_nft() as nft:
+    with request.nft() as nft:
         for ip in result.ips:
             table.add_address(nft, "outgoing", parse_cidr(ip["address"]), links.owner(request))
 
@@ -221,7 +220,7 @@ def _unmasquerade(request: Request, config: _Config, result: Result | None) -> N
         iptables.unmasquerade(links.owner(request))
         return
     mine = links.owner(request)
-    with open_nft() as nft:
+    with request.nft() as nft:
         if result is None or not all(
             table.drop_address(nft, "outgoing", parse_cidr(ip["address"]), mine)
             for ip in result.container_ips(request.ifname)
@@ -241,7 +240,9 @@ def delete(request: Request) -> None:
         if config.masquerade:
             _unmasquerade(request, config, request.previous)
 
-    run_all(lambda: ipam.forward(request), delete_pair, lambda: config.port.unset(request), unmasquerade)
+    # rules first, so that the kernel is through with them when the pair is gone; the address last, so that who gets
+    # it next doesn't meet it
+    run_all(unmasquerade, lambda: config.port.unset(request), delete_pair, lambda: ipam.forward(request))
 
 
 def check(request: Request) -> None:
@@ -271,7 +272,7 @@ def check(request: Request) -> None:
 def _check_masquerade(request: Request, result: Result) -> None:
     from ocirt.linux import netlink_nft
 
-    with open_nft() as nft:
+    with request.nft() as nft:
         for ip in result.container_ips(request.ifname):
             family, data, _ = parse_cidr(ip["address"])
             if netlink_nft.element(nft, family, table.NAME, "outgoing", netlink_nft.Element(data)) is None:
@@ -285,7 +286,7 @@ def gc(request: Request, valid: frozenset[tuple[str, str]]) -> None:
     keep = frozenset(table.Owner(request.network, *pair).comment for pair in valid)
 
     def drop_rules() -> None:
-        with open_nft() as nft:
+        with request.nft() as nft:
             table.drop_owned(nft, ("outgoing",), lambda comment: belongs(comment) and comment not in keep)
 
     def drop_iptables() -> None:
@@ -313,15 +314,15 @@ def status(request: Request) -> None:
         if bridge is not None and not bridge.up:
             raise CNIError(LIMITED_CONNECTIVITY, f"bridge {config.bridge} is down")
     if config.masquerade and config.masquerade_backend != "iptables":
-        _check_nftables()
+        _check_nftables(request)
     ipam.forward(request)
 
 
-def _check_nftables() -> None:
+def _check_nftables(request: Request) -> None:
     from ocirt.linux.netlink_nft import IP, has_table
 
     try:
-        with open_nft() as nft:
+        with request.nft() as nft:
             has_table(nft, IP, table.NAME)
     except Error as error:
         raise CNIError(NOT_AVAILABLE, "the kernel has no nftables", str(error)) from error

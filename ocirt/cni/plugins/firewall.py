@@ -74,8 +74,8 @@ def add(request: Request) -> Result:
     if policy == "open":
         return result
     made = _elements(request, result, policy)
-    with nft.open_nft() as socket, Undo() as undo:
-        undo.add("open the firewall", lambda: _drop(_mine(request)))
+    with request.nft() as socket, Undo() as undo:
+        undo.add("open the firewall", lambda: _drop(request, _mine(request)))
         for family, sets in made.items():
             for name, elements in sets.items():
                 _add(socket, family, name, elements)
@@ -112,8 +112,8 @@ def _mine(request: Request) -> Callable[[str], bool]:
     return lambda other: other == comment
 
 
-def _drop(stale: Callable[[str], bool]) -> None:
-    with nft.open_nft() as socket:
+def _drop(request: Request, stale: Callable[[str], bool]) -> None:
+    with request.nft() as socket:
         table.drop_owned(socket, table.FIREWALL_SETS, stale)
 
 
@@ -128,10 +128,10 @@ def delete(request: Request) -> None:
         return
     known = request.previous
     if known is None or not known.interfaces:
-        _drop(_mine(request))
+        _drop(request, _mine(request))
         return
     mine = _mine(request)
-    with nft.open_nft() as socket:
+    with request.nft() as socket:
         for family, sets in _elements(request, known, policy).items():
             for name, elements in sets.items():
                 there = [nft.element(socket, family, table.NAME, name, e) for e in elements]
@@ -148,7 +148,7 @@ def check(request: Request) -> None:
         iptables.check_accepted(links.owner(request))
     if policy == "open":
         return
-    with nft.open_nft() as socket:
+    with request.nft() as socket:
         for family, sets in _elements(request, request.previous, policy).items():
             for name, elements in sets.items():
                 for element in elements:
@@ -165,7 +165,7 @@ def gc(request: Request, valid: frozenset[tuple[str, str]]) -> None:
         from ocirt.cni import iptables
 
         iptables.collect(belongs, keep)
-    _drop(lambda comment: belongs(comment) and comment not in keep)
+    _drop(request, lambda comment: belongs(comment) and comment not in keep)
 
 
 def status(request: Request) -> None:
@@ -177,7 +177,7 @@ def status(request: Request) -> None:
         iptables.check_available()
         return
     try:
-        with nft.open_nft() as socket:
+        with request.nft() as socket:
             nft.has_table(socket, nft.IP, table.NAME)
     except Error as error:
         raise CNIError(NOT_AVAILABLE, "the kernel has no nftables", str(error)) from error

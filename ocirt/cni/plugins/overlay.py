@@ -22,7 +22,6 @@ from ocirt.cni import protocol
 from ocirt.cni.address import ip_text, parse_ip
 from ocirt.cni.plugins import bridge
 from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, NOT_AVAILABLE, VERSIONS, CNIError
-from ocirt.cni.request import Request
 from ocirt.errors import doing
 from ocirt.linux import netlink_route as route
 from ocirt.linux.netlink import EEXIST, ENOENT, Message, attribute, attributes, be16, u8, u32
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+    from ocirt.cni.request import Request
     from ocirt.cni.result import Result
     from ocirt.linux.netlink import Socket
     from ocirt.linux.netlink_route import Link
@@ -135,15 +135,7 @@ def _with_mtu(request: Request, config: _Config) -> Request:
             config.mtu = _underlay(host, config.local).mtu - _OVERHEAD[config.family]
     changed = {k: v for k, v in request.config.items() if k.casefold() not in ("mtu", "bridge")}
     changed.update(mtu=config.mtu, bridge=config.bridge)
-    return Request(
-        request.command,
-        changed,
-        container=request.container,
-        netns=request.netns,
-        ifname=request.ifname,
-        args=request.args,
-        path=request.path,
-    )
+    return request.again(config=changed)
 
 
 def _for_bridge(request: Request) -> Request:
@@ -151,15 +143,7 @@ def _for_bridge(request: Request) -> Request:
     config = dict(request.config)
     if not protocol.get(config, "bridge"):
         config["bridge"] = f"oco{protocol.integer(config, 'vni')}"
-    return Request(
-        request.command,
-        config,
-        container=request.container,
-        netns=request.netns,
-        ifname=request.ifname,
-        args=request.args,
-        path=request.path,
-    )
+    return request.again(config=config)
 
 
 def add(request: Request) -> Result:

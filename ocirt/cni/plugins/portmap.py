@@ -13,7 +13,6 @@ from ocirt.cni.plugins import links
 from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, NOT_AVAILABLE, UNSUPPORTED_FIELD, VERSIONS, CNIError
 from ocirt.errors import Error, Undo
 from ocirt.linux import netlink_conntrack, netlink_nft
-from ocirt.linux.netlink_nft import open_nft
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def add(request: Request) -> Result:
     if config.backend == "proxy":
         from ocirt.cni import proxies
 
-        with open_nft() as nft:
+        with request.nft() as nft:
             taken = ports.holder_of(nft, config.mappings, links.owner(request))
         if taken is not None:
             raise taken
@@ -94,13 +93,13 @@ def add(request: Request) -> Result:
         _map(request, config, containers)
     if config.snat and 2 in containers:
         _allow_loopback(result)
-    _forget_udp(config.mappings)
+    _forget_udp(request, config.mappings)
     return result
 
 
 def _map(request: Request, config: _Config, containers: dict[int, Address]) -> None:
     owner = links.owner(request)
-    with open_nft() as nft, Undo() as undo:
+    with request.nft() as nft, Undo() as undo:
         ports.add(nft, config.mappings, {f: a[1] for f, a in containers.items()}, owner)
         undo.add("unmap the ports", lambda: ports.remove(nft, config.mappings, owner))
         sets = [s for s, on in (("hairpin", config.snat), ("everyone", config.masquerade_all)) if on]
@@ -121,11 +120,11 @@ def _allow_loopback(result: Result) -> None:
             links.write_sysctl(f"net/ipv4/conf/{item['name']}/route_localnet", "1", missing_ok=True)
 
 
-def _forget_udp(mappings: list[PortMapping]) -> None:
+def _forget_udp(request: Request, mappings: list[PortMapping]) -> None:
     """A client that goes on sending keeps its old entry, and with it the old destination."""
     wanted = [range(m.host, m.host + m.count) for m in mappings if m.protocol == "udp"]
     if wanted:
-        with open_nft() as nft:
+        with request.nft() as nft:
             netlink_conntrack.forget(nft, netlink_nft.UDP, lambda port: any(port in r for r in wanted))
 
 
@@ -143,12 +142,12 @@ def delete(request: Request) -> None:
 
         iptables.unmap_ports(request)
     else:
-        with open_nft() as nft:
+        with request.nft() as nft:
             ports.remove(nft, config.mappings, owner)
             for name, on in (("hairpin", config.snat), ("everyone", config.masquerade_all)):
                 if on:
                     _drop(nft, name, request, owner)
-    _forget_udp(config.mappings)
+    _forget_udp(request, config.mappings)
 
 
 def _drop(nft: Socket, name: str, request: Request, owner: Owner) -> None:
@@ -175,7 +174,7 @@ def check(request: Request) -> None:
 
         iptables.check_ports(request)
     else:
-        with open_nft() as nft:
+        with request.nft() as nft:
             ports.check(nft, config.mappings, {f: a[1] for f, a in containers.items()}, owner)
             if config.snat:
                 for family, address in containers.items():
@@ -198,7 +197,7 @@ def gc(request: Request, valid: frozenset[tuple[str, str]]) -> None:
 
         iptables.collect(belongs, keep)
     else:
-        with open_nft() as nft:
+        with request.nft() as nft:
             names = (*table.PORT_MAPS, "hairpin", "everyone")
             table.drop_owned(nft, names, lambda comment: belongs(comment) and comment not in keep)
 
@@ -212,7 +211,7 @@ def status(request: Request) -> None:
         iptables.check_available()
     elif config.backend == "nftables":
         try:
-            with open_nft() as nft:
+            with request.nft() as nft:
                 netlink_nft.has_table(nft, netlink_nft.IP, table.NAME)
         except Error as error:
             raise CNIError(NOT_AVAILABLE, "the kernel has no nftables", str(error)) from error

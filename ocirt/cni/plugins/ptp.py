@@ -11,7 +11,6 @@ from ocirt.cni.result import Result
 from ocirt.errors import Error, Undo, doing
 from ocirt.linux import netlink_route as route
 from ocirt.linux.netlink import EEXIST
-from ocirt.linux.netlink_nft import open_nft
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def add(request: Request) -> Result:
             host.request(*_on_host(result, far), accept=(EEXIST,))
         if masquerade:
             undo.add("stop masquerading", lambda: _unmasquerade(request))
-            with open_nft() as nft:
+            with request.nft() as nft:
                 for ip in result.ips:
                     address = parse_cidr(ip["address"])
                     table.add_address(nft, "outgoing", address, links.owner(request))
@@ -113,7 +112,7 @@ def _on_host(result: Result, link: Link) -> list[Message]:
 
 def _unmasquerade(request: Request) -> None:
     mine = links.owner(request)
-    with open_nft() as nft:
+    with request.nft() as nft:
         table.drop_owned(nft, ("outgoing",), lambda comment: comment == mine.comment)
 
 
@@ -128,7 +127,7 @@ def delete(request: Request) -> None:
         if protocol.truth(request.config, "ipMasq"):
             _unmasquerade(request)
 
-    run_all(lambda: ipam.forward(request), delete_pair, drop_rules)
+    run_all(drop_rules, delete_pair, lambda: ipam.forward(request))  # in the order of the bridge plugin
 
 
 def check(request: Request) -> None:
@@ -153,7 +152,7 @@ def gc(request: Request, valid: frozenset[tuple[str, str]]) -> None:
     keep = frozenset(table.Owner(request.network, *pair).comment for pair in valid)
 
     def drop_rules() -> None:
-        with open_nft() as nft:
+        with request.nft() as nft:
             table.drop_owned(nft, ("outgoing",), lambda comment: belongs(comment) and comment not in keep)
 
     run_all(lambda: ipam.forward(request), lambda: links.delete_stale(belongs, keep), drop_rules)

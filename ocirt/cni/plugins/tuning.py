@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from ocirt.bundle import dump_json, parse_json
 from ocirt.cni import protocol
 from ocirt.cni.plugins import links
 from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, VERSIONS, CNIError
 from ocirt.errors import Error
+from ocirt.jsontext import dump_json, parse_json
 from ocirt.linux import netlink_route as route
 from ocirt.linux.netlink import Inside, u32
 

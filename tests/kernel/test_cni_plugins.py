@@ -1,0 +1,407 @@
+"""The plugins besides bridge, host-local and portmap's maps: each by its effect."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ocirt.cni.invoke import invoke
+from ocirt.cni.request import Request
+from ocirt.errors import Error
+from tests.kernel.netlab import Namespace, ask, ask_udp, eventually
+from tests.kernel.test_cni_bridge import NOTHING, PORTMAP, Lab
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    made = Lab(tmp_path)
+    yield made
+    made.close()
+
+
+def ipam(lab: Lab, *subnets: str, **keys: Any) -> dict[str, Any]:
+    ranges = [[{"subnet": s}] for s in subnets]
+    return {"type": "host-local", "dataDir": str(lab.directory / "ipam"), "ranges": ranges, **keys}
+
+
+def test_loopback(lab: Lab) -> None:
+    network = lab.network({"type": "loopback"}, name="lo")
+    result = lab.add(network, "web")
+    inside = lab.containers["web"]
+    assert result.interfaces[0]["name"] == "lo"
+    assert {i["address"] for i in result.ips} == {"127.0.0.1/8", "::1/128"}
+    assert "UP" in inside.ip("link", "show", "dev", "lo")[0]["flags"]
+    lab.check(network, "web")
+    inside.sh("ip link set lo down")
+    with pytest.raises(Error, match="lo is down"):
+        lab.check(network, "web")
+    lab.delete(network, "web")
+    assert lab.left() == NOTHING
+
+
+def test_ptp_routes_to_each_container(lab: Lab) -> None:
+    routes = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
+    network = lab.network(
+        {"type": "ptp", "ipMasq": True, "mtu": 1400, "ipam": ipam(lab, "10.77.0.0/24", "fd00:77::/64", routes=routes)},
+        PORTMAP,
+    )
+    lab.add(network, "one", portMappings=[{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}])
+    lab.add(network, "two")
+    lab.serve(lab.containers["one"], "0.0.0.0", 80)
+    lab.serve(lab.containers["one"], "fd00:77::2", 80)
+    lab.serve(lab.outside, "192.0.2.2", 80)
+    assert lab.containers["one"].ip("link", "show", "dev", "eth0")[0]["mtu"] == 1400
+    assert ask(lab.containers["two"], "10.77.0.2", 80) == b"hello|10.77.0.3"
+    assert ask(lab.containers["two"], "fd00:77::2", 80) == b"hello|fd00:77::3"
+    assert ask(lab.containers["two"], "192.0.2.2", 80) == b"hello|192.0.2.1"
+    for client in (lab.outside, lab.containers["two"], lab.containers["one"]):
+        assert ask(client, "192.0.2.1", 8080).startswith(b"hello|")
+    lab.check(network, "one")
+    lab.containers.pop("one").close()
+    lab.delete(network, "one")
+    lab.delete(network, "two")
+    assert eventually(lambda: lab.left() == NOTHING), lab.left()
+
+
+@pytest.mark.parametrize("mode", ["bridge", "private"])
+def test_macvlan_is_on_the_wire(lab: Lab, mode: str) -> None:
+    network = lab.network(
+        {"type": "macvlan", "master": "wire", "mode": mode, "ipam": ipam(lab, "192.0.2.0/24", ranges=[[
+            {"subnet": "192.0.2.0/24", "rangeStart": "192.0.2.100", "rangeEnd": "192.0.2.120", "gateway": "192.0.2.2"}
+        ]]), "capabilities": {"mac": True}},
+    )  # fmt: skip
+    result = lab.add(network, "one", mac="02:00:00:00:00:01")
+    lab.add(network, "two")
+    assert result.interfaces == [
+        {"name": "eth0", "mac": "02:00:00:00:00:01", "mtu": 1500, "sandbox": lab.containers["one"].path}
+    ]
+    lab.serve(lab.containers["one"], "192.0.2.100", 80)
+    assert ask(lab.outside, "192.0.2.100", 80) == b"hello|192.0.2.2"
+    if mode == "bridge":
+        assert ask(lab.containers["two"], "192.0.2.100", 80) == b"hello|192.0.2.101"
+    else:
+        with pytest.raises(OSError):
+            ask(lab.containers["two"], "192.0.2.100", 80, timeout=0.5)
+    with pytest.raises(OSError):
+        ask(lab.host, "192.0.2.100", 80, timeout=0.5)  # as macvlan is
+    lab.check(network, "one")
+    lab.delete(network, "one")
+    assert [i["ifname"] for i in lab.containers["one"].ip("link")] == ["lo"]
+    lab.delete(network, "two")
+    assert lab.left() == NOTHING
+    with lab.host.inside(), pytest.raises(Error, match="'nope' does not exist"):
+        lab.client.status(lab.network({"type": "macvlan", "master": "nope"}))
+
+
+def test_host_device_comes_back_under_its_name(lab: Lab) -> None:
+    lab.host.sh("ip link add dev7 type veth peer name far7; ip link set far7 up; ip addr add 10.7.0.1/24 dev far7")
+    static = {"type": "static", "addresses": [{"address": "10.7.0.2/24", "gateway": "10.7.0.1"}]}
+    network = lab.network({"type": "host-device", "device": "dev7", "ipam": static})
+    with lab.host.inside():
+        lab.client.status(network)
+    lab.add(network, "web")
+    lab.serve(lab.containers["web"], "10.7.0.2", 80)
+    assert ask(lab.host, "10.7.0.2", 80) == b"hello|10.7.0.1"
+    lab.check(network, "web")
+    with lab.host.inside(), pytest.raises(Error, match="failed to find host device 'dev7'"):
+        lab.client.status(network)
+    lab.delete(network, "web")
+    assert lab.host.ip("link", "show", "dev", "dev7")[0]["ifname"] == "dev7"
+    assert [i["ifname"] for i in lab.containers["web"].ip("link")] == ["lo"]
+    lab.delete(network, "web")
+
+
+def test_static_addresses_from_every_source(lab: Lab) -> None:
+    plugin = {"type": "bridge", "bridge": "br0", "capabilities": {"ips": True}}
+    static = {
+        "type": "static",
+        "addresses": [{"address": "10.9.0.2/24", "gateway": "10.9.0.1"}, {"address": "fd00:9::2/64"}],
+    }
+    network = lab.network({**plugin, "ipam": static})
+    result = lab.add(network, "one")
+    assert [i["address"] for i in result.ips] == ["10.9.0.2/24", "fd00:9::2/64"]
+    result = lab.add(network, "two", ips=["10.9.0.3/24"])
+    assert [i["address"] for i in result.ips] == ["10.9.0.3/24"]
+    base = {"cniVersion": "1.1.0", "name": "n", "ipam": static}
+    asked = Request("ADD", base, args="IgnoreUnknown=1;IP=10.9.0.4/24,fd00:9::4/64;GATEWAY=10.9.0.1;X=y")
+    found = invoke(asked, "static")
+    assert found is not None
+    assert found.ips == [{"address": "10.9.0.4/24", "gateway": "10.9.0.1"}, {"address": "fd00:9::4/64"}]
+    asked = Request("ADD", {**base, "args": {"cni": {"ips": ["10.9.0.5/24"]}}}, args="IP=10.9.0.4/24")
+    found = invoke(asked, "static")
+    assert found is not None
+    assert [i["address"] for i in found.ips] == ["10.9.0.5/24"]
+    with pytest.raises(Error, match="expected to be in CIDR notation"):
+        invoke(Request("ADD", base, args="IP=10.9.0.4"), "static")
+
+
+def test_tuning(lab: Lab) -> None:
+    tuning = {
+        "type": "tuning",
+        "dataDir": str(lab.directory / "tuning"),
+        "sysctl": {"net.core.somaxconn": "500", "net.ipv4.conf.IFNAME.arp_filter": "1"},
+        "mtu": 1300,
+        "promisc": True,
+        "allmulti": True,
+        "txQLen": 77,
+        "capabilities": {"mac": True},
+    }
+    network = lab.network(lab.bridge(), tuning)
+    result = lab.add(network, "web", mac="02:00:00:00:00:77")
+    inside = lab.containers["web"]
+    (link,) = inside.ip("link", "show", "dev", "eth0")
+    assert (link["mtu"], link["address"], link["txqlen"]) == (1300, "02:00:00:00:00:77", 77)
+    assert {"PROMISC", "ALLMULTI"} <= set(link["flags"])
+    assert result.interfaces[2]["mac"] == "02:00:00:00:00:77"
+    assert inside.sh("cat /proc/sys/net/core/somaxconn /proc/sys/net/ipv4/conf/eth0/arp_filter").split() == ["500", "1"]
+    lab.check(network, "web")
+    inside.sh("echo 400 > /proc/sys/net/core/somaxconn")
+    with pytest.raises(Error, match=r"sysctl net\.core\.somaxconn is '400', expected '500'"):
+        lab.check(network, "web")
+    inside.sh("echo 500 > /proc/sys/net/core/somaxconn; ip link set eth0 mtu 1200")
+    with pytest.raises(Error, match="MTU of eth0 is 1200, expected 1300"):
+        lab.check(network, "web")
+    (kept,) = (lab.directory / "tuning").iterdir()
+    assert kept.name == "web_eth0.json"
+    lab.delete(network, "web")
+    assert not list((lab.directory / "tuning").iterdir())
+    assert lab.left() == NOTHING
+
+
+@pytest.mark.parametrize(
+    "key", ["kernel.hostname", "net.../kernel.hostname", "net/../kernel/hostname", "net..x", "vm.swappiness"]
+)
+def test_tuning_writes_below_net_only(lab: Lab, key: str) -> None:
+    network = lab.network(lab.bridge(), {"type": "tuning", "sysctl": {key: "1"}})
+    with pytest.raises(Error, match="invalid net sysctl key"):
+        lab.add(network, "web")
+    assert lab.left() == NOTHING
+
+
+def throughput(server: Namespace, address: str, client: Namespace, size: int) -> float:
+    """Mbit/s of `size` bytes from client to server."""
+    listener = server.socket()
+    listener.bind((address, 9))
+    listener.listen()
+    made = client.socket()
+    made.connect((address, 9))
+    accepted, _ = listener.accept()
+    accepted.settimeout(60)
+    made.settimeout(60)
+    start = time.monotonic()
+    import threading
+
+    threading.Thread(target=lambda: (made.sendall(bytes(size)), made.shutdown(socket.SHUT_WR)), daemon=True).start()
+    got = 0
+    while chunk := accepted.recv(1 << 20):
+        got += len(chunk)
+    seconds = time.monotonic() - start
+    assert got == size
+    for one in (accepted, made, listener):
+        one.close()
+    return size * 8 / seconds / 1e6
+
+
+def test_bandwidth_limits_both_directions(lab: Lab) -> None:
+    limit = {"ingressRate": 40_000_000, "ingressBurst": 800_000, "egressRate": 20_000_000, "egressBurst": 800_000}
+    network = lab.network(lab.bridge(), {"type": "bandwidth", "capabilities": {"bandwidth": True}})
+    lab.add(network, "free")
+    assert throughput(lab.containers["free"], "10.88.0.2", lab.host, 4 << 20) > 200
+    result = lab.add(network, "slow", bandwidth=limit)
+    assert result.interfaces[3]["name"].startswith("bwp")
+    slow = lab.containers["slow"]
+    assert 25 < throughput(slow, "10.88.0.3", lab.host, 3 << 20) < 50
+    assert 12 < throughput(lab.host, "10.88.0.1", slow, 2 << 20) < 26
+    lab.check(network, "slow")
+    lab.host.sh(f"tc qdisc del dev {result.interfaces[1]['name']} root")
+    with pytest.raises(Error, match=r"is without its limit of 40000000 bit/s"):
+        lab.check(network, "slow")
+    lab.delete(network, "slow")
+    lab.delete(network, "free")
+    assert lab.left() == NOTHING
+    with pytest.raises(Error, match="both must be set, or none"):
+        lab.add(lab.network(lab.bridge(), {"type": "bandwidth", "ingressRate": 1}), "wrong")
+
+
+@pytest.mark.parametrize("filtered", [0, 1], ids=["bridge-nf-off", "bridge-nf-on"])
+def test_firewall_keeps_networks_apart(lab: Lab, filtered: int) -> None:
+    def network(name: str, subnet: str, policy: str) -> Any:
+        bridge = lab.bridge(subnet, bridge=f"br-{name}", hairpinMode=True)
+        return lab.network(bridge, PORTMAP, {"type": "firewall", "ingressPolicy": policy}, name=name)
+
+    lab.host.sh(f"echo {filtered} > /proc/sys/net/bridge/bridge-nf-call-iptables")
+    red, blue = network("red", "10.1.0.0/24", "same-bridge"), network("blue", "10.2.0.0/24", "isolated")
+    green = network("green", "10.3.0.0/24", "open")
+    lab.add(red, "red1", portMappings=[{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}])
+    lab.add(red, "red2")
+    lab.add(blue, "blue1")
+    lab.add(blue, "blue2")
+    lab.add(green, "green1")
+    addresses = {"red1": "10.1.0.2", "blue1": "10.2.0.2", "green1": "10.3.0.2"}
+    for name, address in addresses.items():
+        lab.serve(lab.containers[name], address, 80)
+    lab.serve(lab.outside, "192.0.2.2", 80)
+
+    def reaches(client: str, address: str, port: int = 80) -> bool:
+        try:
+            return ask(lab.containers[client], address, port, timeout=0.4).startswith(b"hello")
+        except OSError:
+            return False
+
+    assert reaches("red2", "10.1.0.2")
+    assert not reaches("blue2", "10.2.0.2")
+    assert not reaches("red2", "10.2.0.2")
+    assert not reaches("blue1", "10.1.0.2")
+    assert reaches("green1", "10.1.0.2")  # an open network is no protected one
+    assert reaches("red1", "10.3.0.2")
+    # Around the bridge: by way of the gateway the isolated one isn't reached either.
+    lab.containers["blue2"].sh("ip route add 10.2.0.2/32 via 10.2.0.1")
+    assert not reaches("blue2", "10.2.0.2")
+    for client in lab.containers:
+        assert reaches(client, "192.0.2.2")
+        assert reaches(client, "192.0.2.1", 8080)  # a mapped port is open to all
+    for net, name in ((red, "red1"), (blue, "blue1"), (green, "green1")):
+        lab.check(net, name)
+    lab.host.sh("nft flush set ip ocirt members")
+    with pytest.raises(Error, match="is missing in the set members"):
+        lab.check(red, "red1")
+    for net, name in ((red, "red1"), (red, "red2"), (blue, "blue1"), (blue, "blue2"), (green, "green1")):
+        lab.delete(net, name)
+    left = lab.left()
+    left["links"] = [name for name in left["links"] if not name.startswith("br-")]
+    assert left == NOTHING
+
+
+def test_spoofed_source_addresses_are_dropped(lab: Lab) -> None:
+    network = lab.network(lab.bridge(macspoofchk=True))
+    lab.add(network, "one")
+    lab.add(network, "two")
+    one, two = lab.containers["one"], lab.containers["two"]
+    lab.serve(two, "10.88.0.3", 80)
+    assert ask(one, "10.88.0.3", 80) == b"hello|10.88.0.2"
+    mac = one.ip("link", "show", "dev", "eth0")[0]["address"]
+    one.sh("ip link set eth0 address 02:00:00:00:00:99")
+    with pytest.raises(OSError):
+        ask(one, "10.88.0.3", 80, timeout=0.5)
+    one.sh(f"ip link set eth0 address {mac}; ip route replace default via 10.88.0.1")
+    assert ask(one, "10.88.0.3", 80) == b"hello|10.88.0.2"
+    lab.delete(network, "one")
+    lab.delete(network, "two")
+    assert lab.left() == NOTHING
+
+
+IPTABLES_PORT = {**PORTMAP, "backend": "iptables"}
+
+
+def test_iptables_as_a_backend(lab: Lab) -> None:
+    bridge = lab.bridge("10.88.0.0/16", {"subnet": "fd00:88::/64"}, hairpinMode=True, ipMasqBackend="iptables")
+    network = lab.network(bridge, IPTABLES_PORT, {"type": "firewall", "backend": "iptables"})
+    lab.host.sh("iptables -P FORWARD DROP; ip6tables -P FORWARD DROP")
+    ports = [
+        {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+        {"hostPort": 5353, "containerPort": 53, "protocol": "udp"},
+        {"hostPort": 9000, "containerPort": 9000, "protocol": "tcp", "range": 10},
+    ]
+    with lab.host.inside():
+        lab.client.status(network)
+    lab.add(network, "web", portMappings=ports)
+    lab.add(network, "other")
+    web = lab.containers["web"]
+    lab.serve(web, "0.0.0.0", 80)
+    lab.serve(web, "0.0.0.0", 9005)
+    lab.serve(web, "fd00:88::2", 80)
+    lab.serve(web, "0.0.0.0", 53, socket.SOCK_DGRAM)
+    lab.serve(lab.outside, "192.0.2.2", 80)
+    assert ask(lab.outside, "192.0.2.1", 8080) == b"hello|192.0.2.2"
+    assert ask(lab.outside, "2001:db8::1", 8080) == b"hello|2001:db8::2"
+    assert ask(lab.outside, "192.0.2.1", 9005) == b"hello|192.0.2.2"
+    assert ask_udp(lab.outside, "192.0.2.1", 5353) == b"hello|192.0.2.2"
+    for client in (lab.host, lab.containers["other"], web):
+        assert ask(client, "192.0.2.1", 8080).startswith(b"hello|")
+    assert ask(lab.host, "127.0.0.1", 8080) == b"hello|10.88.0.1"
+    assert ask(web, "192.0.2.2", 80) == b"hello|192.0.2.1"
+    lab.check(network, "web")
+    with pytest.raises(Error, match="host port 8080/tcp is taken by container web"):
+        lab.add(network, "late", portMappings=ports[:1])
+    lab.containers.pop("web").close()
+    lab.delete(network, "web")
+    lab.delete(network, "other")
+    rules = lab.host.sh("iptables-save; ip6tables-save")
+    assert "ocirt:" not in rules
+    left = lab.left()
+    left["elements"] = 0  # comments of the shared rules
+    assert left == NOTHING
+
+
+class Hosts:
+    """Two hosts on one wire, each with a bridge of the same overlay."""
+
+    def __init__(self, directory: Path, six: bool) -> None:
+        self.labs = [Lab(directory / name) for name in ("a", "b")]
+        one, other = (made.host for made in self.labs)
+        one.sh(f"ip link add under mtu 1500 type veth peer name under netns /proc/{os.getpid()}/fd/{other.fd}")
+        self.peers = directory / "peers"
+        self.peers.mkdir()
+        addresses = ["fd00:1::1", "fd00:1::2"] if six else ["172.16.0.1", "172.16.0.2"]
+        for made, address in zip(self.labs, addresses, strict=True):
+            nodad = "nodad" if six else ""
+            made.host.sh(f"ip addr add {address}/{64 if six else 24} dev under {nodad}; ip link set under up")
+            (self.peers / made.directory.name).write_text(f"# a host\n{address}\n")
+
+    def close(self) -> None:
+        for made in self.labs:
+            made.close()
+
+
+@pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])
+def test_overlay_joins_containers_of_two_hosts(tmp_path: Path, six: bool) -> None:
+    hosts = Hosts(tmp_path, six)
+    networks = []
+    try:
+        for i, lab in enumerate(hosts.labs):
+            ranges = [[{
+                "subnet": "10.50.0.0/16", "rangeStart": f"10.50.{i}.2", "rangeEnd": f"10.50.{i}.250",
+                "gateway": f"10.50.{i}.1",
+            }]]  # fmt: skip
+            plugin = {
+                "type": "overlay", "vni": 42, "peers": str(hosts.peers), "isDefaultGateway": True, "ipMasq": True,
+                "ipam": {"type": "host-local", "dataDir": str(lab.directory / "ipam"), "ranges": ranges},
+            }  # fmt: skip
+            networks.append(lab.network(plugin, PORTMAP, name="over"))
+        one, two = hosts.labs
+        one.add(networks[0], "one")
+        two.add(networks[1], "two", portMappings=[{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}])
+        two.serve(two.containers["two"], "0.0.0.0", 80)
+        client = one.containers["one"]
+        assert client.ip("link", "show", "dev", "eth0")[0]["mtu"] == (1430 if six else 1450)
+        assert ask(client, "10.50.1.2", 80) == b"hello|10.50.0.2"
+        body = os.urandom(5 << 20)
+        assert ask(client, "10.50.1.2", 80, body, timeout=30) == body + b"|10.50.0.2"
+        assert ask(two.outside, "192.0.2.1", 8080) == b"hello|192.0.2.2"
+        one.check(networks[0], "one")
+        # A third host comes, the second goes: the file says so, sync tells the kernel.
+        from ocirt.cni.plugins import overlay
+
+        (hosts.peers / "b").write_text("fd00:1::9\n" if six else "172.16.0.9\n")
+        with pytest.raises(Error, match="peers are not connected"):
+            one.check(networks[0], "one")
+        with one.host.inside():
+            overlay.sync(networks[0].plugins[0])
+        one.check(networks[0], "one")
+        assert "172.16.0.2" not in one.host.sh("bridge fdb show dev ocv42 | grep 00:00:00:00:00:00")
+        one.delete(networks[0], "one")
+        two.delete(networks[1], "two")
+        for lab, network in zip(hosts.labs, networks, strict=True):
+            with lab.host.inside():
+                lab.client.gc(network, [])
+            left = lab.left()
+            assert [n for n in left.pop("links") if n not in ("under", "oco42")] == []
+            assert left == {k: v for k, v in NOTHING.items() if k != "links"}
+    finally:
+        hosts.close()
