@@ -219,10 +219,16 @@ def test_what_belongs_to_others_is_not_used(tmp_path: Path, counted: list[int], 
 
 
 def test_without_a_place_there_is_no_cache(tmp_path: Path) -> None:
-    assert seccomp.cached(PROFILE, str(tmp_path / "missing")).program
-    assert not (tmp_path / "missing").exists()
     (tmp_path / ".cache").write_text("")
     assert seccomp.cached(PROFILE, str(tmp_path)).program
+    assert seccomp.cached(PROFILE, str(tmp_path / ".cache/root")).program
+
+
+def test_the_first_container_makes_the_root_directory(tmp_path: Path, counted: list[int]) -> None:
+    seccomp.cached(PROFILE, str(tmp_path / "a/root"))
+    assert stat.S_IMODE((tmp_path / "a/root").stat().st_mode) == 0o700
+    seccomp.cached(PROFILE, str(tmp_path / "a/root"))
+    assert len(counted) == 1
 
 
 def test_the_cache_does_not_grow_for_ever(tmp_path: Path) -> None:

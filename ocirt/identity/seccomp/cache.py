@@ -133,14 +133,17 @@ def _open_directory(root: str) -> int:
 
 def _make_directory(root: str) -> int:
     path = root
-    for name in _DIRECTORY.split("/"):
-        path = f"{path}/{name}"
-        try:
-            os.mkdir(path, 0o700)
-        except OSError as error:
-            if not isinstance(error, FileExistsError):
-                log.debug(f"seccomp: no cache: {error}")
-                return -1
+    try:
+        os.makedirs(root, 0o700, exist_ok=True)
+        for name in _DIRECTORY.split("/"):
+            path = f"{path}/{name}"
+            try:
+                os.mkdir(path, 0o700)
+            except FileExistsError:
+                pass
+    except OSError as error:
+        log.debug(f"seccomp: no cache: {error}")
+        return -1
     directory = _open_directory(root)
     if directory < 0:
         log.debug(f"seccomp: no cache: {path} isn't a directory that only this user can use")
