@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from ocirt import rootfs
+from ocirt.errors import Error
+from ocirt.linux import mount
 from ocirt.process.plan import Plan
+from ocirt.rootfs import idmaps, nodes
 from tests.kernel.rootfs_lab import DEFAULT_MOUNTS, Failed, Lab, mounts_by_point, mounts_on_host
 
 PROC, DEV, DEVPTS = DEFAULT_MOUNTS[:3]
@@ -62,8 +65,21 @@ def test_devices_are_bound_with_their_mode_and_owner(lab: Lab) -> None:
     found = lab.run(config, probe, mappings=MAPPINGS, prepare=prepare)
     assert found[0]
     assert found[4]
-    if not lab.without or lab.without == ("openat2",):
+    if not old(lab):
         assert found[1:4] == [0o640, 3, 4]
+
+
+def test_devices_are_cloned_before_linux_6_15(modern: Lab) -> None:
+    """Where a detached mount can't be cloned, a child does it in a mount namespace of its own."""
+
+    def probe(_: Plan) -> list[Any]:
+        store = mount.new_filesystem("tmpfs", [("mode", "700")], 0)
+        for number in range(3):
+            os.mknod(str(number), stat.S_IFCHR | 0o640, os.makedev(1, 3 + number), dir_fd=store)
+        trees = nodes._clone_elsewhere(store, 3)
+        return [[os.fstat(t).st_rdev == os.makedev(1, 3 + n), os.get_inheritable(t)] for n, t in enumerate(trees)]
+
+    assert modern.run({}, probe) == [[True, False]] * 3
 
 
 def test_devices_without_privilege_are_the_hosts(lab: Lab) -> None:
@@ -202,12 +218,34 @@ def test_what_is_mounted_in_a_prepared_volume_does_not_reach_the_host(modern: La
 
 
 def files(lab: Lab, *owners: int) -> Path:
+    need_mapped_ids(lab.bundle)
     source = lab.bundle / "source"
     source.mkdir()
     for owner in owners:
         (source / str(owner)).touch()
         os.chown(source / str(owner), owner, owner)
     return source
+
+
+def need_mapped_ids(directory: Path | None) -> None:
+    """Skip where the kernel can't map the ids of the test's file system (None: of a tmpfs)."""
+    userns = idmaps._make_userns(([(0, 1, 1)], [(0, 1, 1)]))
+    try:
+        if directory:
+            tree = mount.open_tree(mount.AT_FDCWD, os.fsencode(directory), mount.OPEN_TREE_CLONE)
+        else:
+            tree = mount.new_filesystem("tmpfs", [], 0)
+        try:
+            mount.mount_setattr(tree, 0, mount.MOUNT_ATTR_IDMAP, userns=userns)
+        except Error as error:
+            if error.errno != 22:
+                raise
+            kind = f"the file system of {directory}" if directory else "tmpfs"
+            pytest.skip(f"this kernel can't map the ids of {kind}")
+        finally:
+            os.close(tree)
+    finally:
+        os.close(userns)
 
 
 def owners(_: Plan) -> dict[str, list[int]]:
@@ -293,7 +331,8 @@ def test_what_is_written_through_a_mapped_mount(modern: Lab) -> None:
 
 
 def test_tmpfs_with_mapped_ids(modern: Lab) -> None:
-    mount = {
+    need_mapped_ids(None)
+    entry = {
         "destination": "/mnt",
         "type": "tmpfs",
         "source": "tmpfs",
@@ -306,11 +345,11 @@ def test_tmpfs_with_mapped_ids(modern: Lab) -> None:
         found = os.stat("/mnt")
         return [found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode), mounts_by_point()["/mnt"]["type"]]
 
-    assert modern.run({"mounts": [PROC, mount]}, probe, prepare=prepare) == [77, 88, 0o711, "tmpfs"]
+    assert modern.run({"mounts": [PROC, entry]}, probe, prepare=prepare) == [77, 88, 0o711, "tmpfs"]
 
 
 @pytest.mark.parametrize(
-    ("mount", "text"),
+    ("entry", "text"),
     [
         (
             {"options": ["bind", "idmap"]},
@@ -330,14 +369,14 @@ def test_tmpfs_with_mapped_ids(modern: Lab) -> None:
         ({"options": ["bind", "idmap=uids=0-1-1"], "source": "/proc"}, "may not support idmapped mounts"),
     ],
 )
-def test_errors_of_mapped_mounts(modern: Lab, mount: dict[str, Any], text: str) -> None:
+def test_errors_of_mapped_mounts(modern: Lab, entry: dict[str, Any], text: str) -> None:
     with pytest.raises(Failed, match=text):
-        modern.run({"mounts": [{"destination": "/mnt", "source": "/etc", **mount}]}, prepare=prepare)
+        modern.run({"mounts": [{"destination": "/mnt", "source": "/etc", **entry}]}, prepare=prepare)
 
 
 def test_mapped_mounts_on_an_old_kernel(modern: Lab) -> None:
     modern.without = ("open_tree", "mount_setattr", "open_tree_attr")
-    config = mapped(files(modern, 1000), "idmap", uidMappings=mapping(1000, 77), gidMappings=mapping(1000, 88))
+    config = mapped(modern.bundle, "idmap", uidMappings=mapping(1000, 77), gidMappings=mapping(1000, 88))
     with pytest.raises(Failed, match=r"idmapped mounts need Linux 5\.12"):
         modern.run(config, prepare=prepare)
 
