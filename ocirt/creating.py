@@ -110,6 +110,9 @@ def _make(runtime: Runtime, container: Container, plan: Plan, cgroup: Cgroup, op
     container.record["freezer"] = _freezer(cgroup)
     plan.cgroups = cgroup.mounts()
     container.save()
+    if container.record.get("mounts"):
+        mounts = container.record["mounts"]
+        undo.add("unmount what was mounted on the host", lambda: rootfs.unmount_host(plan.rootfs, mounts))
     rootfs.prepare_trees(plan)
     try:
         pid, channel = spawn(plan, descriptor)
@@ -119,7 +122,7 @@ def _make(runtime: Runtime, container: Container, plan: Plan, cgroup: Cgroup, op
     undo.add("kill init", lambda: end_process(pid))
     container.set_init(pid)
     container.save()
-    _limit(container, plan, cgroup, pid)
+    _limit(container, plan, cgroup, pid, undo)
     if "cgroup" in plan.new:
         channel.send("joined")
     if has_runtime_hooks(plan):
@@ -265,7 +268,7 @@ def _close_descriptors(plan: Plan) -> None:
             os.close(fd)
 
 
-def _limit(container: Container, plan: Plan, cgroup: Cgroup, pid: int) -> None:
+def _limit(container: Container, plan: Plan, cgroup: Cgroup, pid: int, undo: Undo) -> None:
     """Put init where it belongs, while it makes its mounts."""
     score = plan.process.get("oomScoreAdj")
     if score is not None:
@@ -283,7 +286,8 @@ def _limit(container: Container, plan: Plan, cgroup: Cgroup, pid: int) -> None:
         from ocirt.cgroups import intelrdt
 
         with doing("apply linux.intelRdt"):
-            container.record["intelRdt"] = intelrdt.apply(plan.linux["intelRdt"], plan.id, pid)
+            group = container.record["intelRdt"] = intelrdt.apply(plan.linux["intelRdt"], plan.id, pid)
+            undo.add("remove the resctrl group", lambda: intelrdt.remove(group))
     if plan.linux.get("netDevices"):
         from ocirt import netdevices
 

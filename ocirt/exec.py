@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from ocirt import console, namespaces
-from ocirt.container import PAUSED, STOPPED, Container, end_process
+from ocirt.container import CREATING, PAUSED, STOPPED, Container, end_process
 from ocirt.creating import null_device, send_pidfd, write_pid_file
 from ocirt.errors import Undo, WrongState, doing
 from ocirt.identity import capabilities, labels, limits, scheduling, seccomp
@@ -74,7 +74,7 @@ def load(runtime: Runtime, id: str, *, ignore_paused: bool = False) -> Container
     """The container, if a process can be run in it; NotFound, WrongState."""
     container = Container.load(runtime.root, id)
     status = container.status()
-    if status == STOPPED or not container.pid:
+    if status in (STOPPED, CREATING):
         raise WrongState(f"cannot exec in a {status} container: {id}")
     if status == PAUSED and not ignore_paused:
         raise WrongState("cannot exec in a paused container (use --ignore-paused to override)")

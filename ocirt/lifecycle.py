@@ -95,9 +95,15 @@ def start(runtime: Runtime, id: str, *, relay: bool = True) -> Relay | None:
 
     relay  False: the caller passes the readiness messages on, with what is returned
     """
+    from ocirt.process.start import run_poststart
+
     container = Container.load(runtime.root, id, lock=True)
     try:
         notifications = _start(container)
+        # a hook may want to use the runtime on the container
+        container.unlock()
+        with doing(f"start container {id}"):
+            run_poststart(container)
     except HookFailed:
         # runtime.md, Lifecycle, steps 7 and 9: generate an error, stop the container, go on with destroying it
         container.unlock()

@@ -56,7 +56,7 @@ _HEAD = 65536
 
 def magic() -> bytes:
     """What tells the code of one version of the interpreter from another's."""
-    return sys.modules["_frozen_importlib_external"].MAGIC_NUMBER  # type: ignore[attr-defined,no-any-return]
+    return sys.modules["_frozen_importlib_external"].MAGIC_NUMBER  # type: ignore[no-any-return]
 
 
 def program(root: str, path: str) -> str:

@@ -11,10 +11,9 @@ from ocirt.process.sync import Channel, Gone
 
 
 def start_init(container: Container) -> None:
-    """Let init execute the program; returns when it has, and the poststart hooks too.
+    """Let init execute the program; returns when it has.
 
-    Raises Error with what init said. After a failing startContainer or poststart
-    hook the container is stopped (runtime.md, Lifecycle, steps 7 and 9).
+    Raises Error with what init said; HookFailed after a failing startContainer hook.
     """
     try:
         channel = Channel(container.call())
@@ -29,7 +28,6 @@ def start_init(container: Container) -> None:
         raise died(container, error) from None
     finally:
         channel.close()
-    _run_poststart(container)
 
 
 def await_execve(channel: Channel, container: Container, pid: int) -> None:
@@ -62,7 +60,8 @@ def died(container: Container, error: Error) -> Error:
     return Error("container init was killed before the program was executed", error.errno)
 
 
-def _run_poststart(container: Container) -> None:
+def run_poststart(container: Container) -> None:
+    """Run the poststart hooks; a failure is HookFailed."""
     hooks = (container.record.get("hooks") or {}).get("poststart")
     if not hooks:
         return

@@ -86,7 +86,6 @@ SEALED = (
 PROCESS = (
     reopen_null,
     own_stdio,
-    make_cwd,
     set_home,
     reset_affinity,
     set_scheduler,
@@ -120,6 +119,7 @@ CREATE = (
     *ENTER,
     *ROOTFS,
     open_console,
+    make_cwd,
     *SEALED,
     *PROCESS,
     tell_ready,
@@ -127,7 +127,7 @@ CREATE = (
     run_start_container_hooks,
     *FINISH,
 )
-EXEC = (*ENTER, open_root, open_procfs, open_console, *PROCESS, wait_for_cgroup, tell_ready, *FINISH)
+EXEC = (*ENTER, open_root, open_procfs, open_console, make_cwd, *PROCESS, wait_for_cgroup, tell_ready, *FINISH)
 
 #: (earlier, later, why)
 ORDER = (
@@ -144,6 +144,7 @@ ORDER = (
     (set_process_labels, set_user, "attr/exec may be written by root of the user namespace only"),
     (set_rlimits, set_user, "raising a hard limit takes CAP_SYS_RESOURCE"),
     (set_scheduler, set_user, "real-time policies take CAP_SYS_NICE"),
+    (make_cwd, SEAL[-1], "nothing can be made in a read-only root"),
     (make_cwd, set_user, "the directory is made by root"),
     (drop_bounding_set, set_user, "it takes CAP_SETPCAP"),
     (keep_capabilities, set_user, "a change from root to another user would clear the sets"),
