@@ -35,6 +35,7 @@ class Options:
         "config",
         "console",
         "console_socket",
+        "network",
         "no_new_keyring",
         "no_pivot",
         "pid_file",
@@ -53,8 +54,10 @@ class Options:
         no_pivot: bool,
         no_new_keyring: bool,
         preserve_fds: int,
+        network: dict[str, Any] | None,
     ) -> None:
         self.config = config
+        self.network = network
         self.console = console
         self.console_socket = console_socket
         self.pid_file = pid_file
@@ -72,15 +75,16 @@ def create(runtime: Runtime, id: str, path: str, options: Options) -> Container:
         from ocirt import rootless
 
         rootless.add_user_namespace(bundle.config)
+    networking = _networking(runtime, bundle, options)
     plan = _plan(id, bundle, options)
     cgroup = _check(runtime, plan, options)
     with doing(f"create container {id}"), Undo() as undo:
         container = Container.make(runtime.root, id, _record(plan, bundle))
         undo.add("remove the state directory", container.remove)
-        container.write(CONFIG, dump_json(bundle.config) if unprivileged else bundle.raw)
+        container.write(CONFIG, dump_json(bundle.config) if unprivileged or networking else bundle.raw)
         plan.state = lambda status, pid: dump_json(container.state(status, pid))
         try:
-            _make(runtime, container, plan, cgroup, options, undo)
+            _make(runtime, container, plan, cgroup, options, undo, networking)
         except Gone as error:
             raise died(container, error) from None
         except Error as error:
@@ -133,6 +137,9 @@ def _make(runtime: Runtime, container: Container, plan: Plan, cgroup: Cgroup, op
         limits.apply(pid, plan.process)
         channel.send("limited")
         channel.receive("ready")
+    if "cgroup" not in plan.new:
+        with doing("join the memory cgroup"):
+            cgroup.charge(pid)
     channel.close()
     _close_descriptors(plan)
 
@@ -274,7 +281,9 @@ def _limit(container: Container, plan: Plan, cgroup: Cgroup, pid: int, undo: Und
     if score is not None:
         limits.set_oom_score(pid, score)
     with doing("join the cgroup"):
-        cgroup.join(pid)
+        # pages that init touches before the program runs aren't the container's; but a cgroup
+        # namespace must be made in all of the container's cgroups
+        cgroup.join(pid, memory="cgroup" in plan.new)
     with doing("apply linux.resources"):
         cgroup.apply(plan.linux.get("resources") or {})
     container.record["cgroup"] = cgroup.record()
@@ -292,7 +301,11 @@ def _limit(container: Container, plan: Plan, cgroup: Cgroup, pid: int, undo: Und
         from ocirt import netdevices
 
         with doing("move linux.netDevices"):
-            netdevices.move(pid, plan.linux["netDevices"])
+            netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                netdevices.move(netns, plan.linux["netDevices"])
+            finally:
+                os.close(netns)
 
 
 def _cgroup_owner(plan: Plan) -> int | None:

@@ -187,7 +187,8 @@ def load_seccomp(plan: Plan) -> None:
     # Only write(2) is needed to tell the runtime its number (it takes it by
     # pidfd_getfd): validation refuses profiles that notify of write.
     os.write(plan.channel.socket.fileno(), b"seccomp\0%d" % listener)
-    os.read(plan.channel.socket.fileno(), 64)
+    if not os.read(plan.channel.socket.fileno(), 64):
+        os._exit(1)  # the agent couldn't be told, or the runtime is gone: the program must not run unwatched
     os.close(listener)
 
 
