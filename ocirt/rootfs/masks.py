@@ -11,6 +11,7 @@ import time
 
 from ocirt.errors import Error, doing
 from ocirt.linux import libc, mount, paths
+from ocirt.rootfs.targets import clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ def make_paths_readonly(plan: Plan) -> None:
     """
     for path in plan.linux.get("readonlyPaths") or ():
         with doing(f"readonly path {path}"):
+            if clean(path) == "/":  # from below a mount on the root nobody would see it
+                _readonly(plan, plan.root)
+                continue
             target = _open(plan, path)
             if target < 0:
                 continue
@@ -102,6 +106,8 @@ def mask_paths(plan: Plan) -> None:
     try:
         for path in masked:
             with doing(f"masked path {path}"):
+                if clean(path) == "/":
+                    raise Error("the root itself can't be masked")
                 target = _open(plan, path)
                 if target < 0:
                     continue

@@ -115,7 +115,8 @@ def _bind_on_itself(path: bytes) -> int:
         if error.errno != libc.ENOSYS:
             raise
     mount.mount(path, path, None, mount.MS_BIND | mount.MS_REC, None)
-    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    # "/" is what is mounted there under us, "/.." what is on top of it.
+    return os.open(b"/.." if path == b"/" else path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _open_shared_volumes(plan: Plan) -> None:
@@ -126,10 +127,13 @@ def _open_shared_volumes(plan: Plan) -> None:
             continue
         try:
             tree = binds.clone(os.path.join(plan.bundle, entry.get("source") or ""), o)
+        except Error:
+            continue  # it says what is wrong when its turn comes
+        try:
             binds.finish_detached(tree, entry["destination"], o)
             plan.trees[index] = tree
         except Error:
-            continue  # it says what is wrong when its turn comes
+            os.close(tree)  # likewise
 
 
 def _make_parent_private(path: bytes) -> None:

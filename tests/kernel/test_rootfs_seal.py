@@ -72,6 +72,13 @@ def test_readonly_paths(lab: Lab) -> None:
     assert found[1:] == [False, False, True]
 
 
+def test_the_root_as_a_readonly_and_as_a_masked_path(lab: Lab) -> None:
+    config = {"mounts": [PROC, DEV], "linux": {"readonlyPaths": ["/etc/.."]}}
+    assert lab.run(config, lambda _: [can_write("/x"), can_write("/dev/x")]) == [False, True]
+    with pytest.raises(Failed, match="masked path //: the root itself can't be masked"):
+        lab.run({"mounts": [PROC, DEV], "linux": {"maskedPaths": ["//"]}})
+
+
 def test_readonly_path_keeps_mounts_below(lab: Lab) -> None:
     mounts = [PROC, {"destination": "/mnt/below", "type": "tmpfs", "source": "tmpfs"}]
     found = lab.run({"mounts": mounts, "linux": {"readonlyPaths": ["/mnt"]}}, mounts_by_point)
@@ -313,6 +320,21 @@ def test_host_proc_that_is_not_procfs_is_refused(modern: Lab) -> None:
 
     with pytest.raises(Failed, match="/proc is not the root of a procfs"):
         modern.run({}, setup=setup)
+
+
+def test_the_hosts_root_as_root(lab: Lab) -> None:
+    """root.path may be "/": the container sees the host's files, below its own mounts."""
+
+    def probe(_: Plan) -> list[Any]:
+        return [os.path.exists(lab.bundle), mounts_by_point()["/mnt"]["type"], can_write("/ocirt-test-x")]
+
+    config = {
+        "mounts": [PROC, {"destination": "/mnt", "type": "tmpfs", "source": "tmpfs"}],
+        "root": {"path": "/", "readonly": True},
+    }
+    fields = {"rootfs": "/"}
+    steps = (*rootfs.MOUNTS[:4], *rootfs.ENTER_ROOT, *rootfs.SEAL)  # nothing is made in the host's /dev
+    assert lab.run(config, probe, plan=fields, steps=steps) == [True, "tmpfs", False]
 
 
 def test_missing_rootfs(lab: Lab) -> None:
