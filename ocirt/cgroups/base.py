@@ -30,8 +30,15 @@ class Cgroup:
         """
         return -1
 
-    def join(self, pid: int) -> None:
-        """Put the process in, in every hierarchy in which it isn't yet."""
+    def join(self, pid: int, *, memory: bool = True) -> None:
+        """Put the process in, in every hierarchy in which it isn't yet.
+
+        memory  False: leave out that of the memory controller where it is one of its own;
+                charge() follows
+        """
+
+    def charge(self, pid: int) -> None:
+        """Count the process's memory from here on: for what join left out."""
 
     def complete(self, pid: int) -> None:
         """Finish what systemd began: hierarchies and controllers that it doesn't manage."""

@@ -152,7 +152,7 @@ class Systemd(Cgroup):
         elif state != "inactive":
             raise WrongState(f"the unit {self.unit} is there already ({state})")
 
-    def join(self, pid: int) -> None:
+    def join(self, pid: int, *, memory: bool = True) -> None:
 
         unified = len(self.mounted) == 1 and self.mounted[0][0] == ""
         with Bus(user=self.user) as bus:

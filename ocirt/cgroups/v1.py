@@ -23,12 +23,14 @@ SIGKILL = 9
 class V1(Cgroup):
     """One directory of the same name in every hierarchy."""
 
-    __slots__ = ("cgroups", "optional")
+    __slots__ = ("cgroups", "enabled", "optional")
 
     def __init__(self, cgroups: list[tuple[str, str, str, int]], *, optional: bool = False) -> None:
         self.cgroups = cgroups
         #: rootless: a hierarchy that may not be written is left out, and only a limit that needs it is an error
         self.optional = optional
+        #: controllers that were enabled on a hybrid host's cgroup2 tree for this container
+        self.enabled: list[str] = []
 
     # -- where
 
@@ -46,7 +48,10 @@ class V1(Cgroup):
         return self.path("freezer") or self.path("pids") or self.path() or next(iter(self._directories()), "")
 
     def record(self) -> dict[str, Any]:
-        return {"manager": "v1", "cgroups": [list(c) for c in self.cgroups]}
+        record: dict[str, Any] = {"manager": "v1", "cgroups": [list(c) for c in self.cgroups]}
+        if self.enabled:
+            record["enabled"] = self.enabled
+        return record
 
     def mounts(self) -> list[tuple[str, str, str]]:
         return [(controllers, mountpoint, path) for controllers, mountpoint, path, _ in self.cgroups]
@@ -87,17 +92,16 @@ class V1(Cgroup):
         if freezer and files.read_or(freezer + "/freezer.state", "THAWED") != "THAWED":
             raise WrongState(f"cgroup {freezer} is frozen: a container in it could never start")
 
-    def join(self, pid: int) -> None:
-        value = str(pid).encode()
+    def join(self, pid: int, *, memory: bool = True) -> None:
+        later = "" if memory else self.path("memory")
         for directory in self._directories():
-            try:
-                fd = os.open(directory + "/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
-                try:
-                    os.write(fd, value)
-                finally:
-                    os.close(fd)
-            except OSError as error:
-                raise files.failed(directory + "/cgroup.procs", str(pid), error, _join_hint(directory)) from error
+            if directory != later:
+                _join(directory, pid)
+
+    def charge(self, pid: int) -> None:
+        directory = self.path("memory")
+        if directory:
+            _join(directory, pid)
 
     def complete(self, pid: int) -> None:
         """systemd manages only some controllers of v1."""
@@ -236,6 +240,10 @@ class V1(Cgroup):
         # the hybrid tree first: it is the one that tells when it is empty
         for _, mountpoint, path, kept in sorted(self.cgroups, key=lambda c: c[0]):
             remove(mountpoint, path, kept)
+        if self.enabled:
+            from ocirt.cgroups import hybrid
+
+            hybrid.disable(self)
 
 
 def refuse_processes(directory: str) -> None:
@@ -260,6 +268,17 @@ def inherit_cpuset(mountpoint: str, path: str) -> None:
                 if not files.read(directory + name):
                     files.write(directory + name, files.read(parent + name))
             parent = directory
+
+
+def _join(directory: str, pid: int) -> None:
+    try:
+        fd = os.open(directory + "/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, str(pid).encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise files.failed(directory + "/cgroup.procs", str(pid), error, _join_hint(directory)) from error
 
 
 def _join_hint(directory: str) -> str:

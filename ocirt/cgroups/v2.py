@@ -84,7 +84,7 @@ class V2(Cgroup):
         if events.get("frozen") or self.frozen():
             raise WrongState(f"cgroup {self.directory} is frozen: a container in it could never start")
 
-    def join(self, pid: int) -> None:
+    def join(self, pid: int, *, memory: bool = True) -> None:
         if self.denied:
             return
         # CLONE_INTO_CGROUP may have put it there; a write would wait for every running system call of fork and exit
