@@ -148,30 +148,24 @@ def test_the_program_says_what_the_profile_means(profile: dict, seed: int) -> No
 def comparable(profile: dict) -> bool:
     """Is this a profile on which libseccomp does what it documents?
 
-    Its trees go wrong where two order comparisons of one argument meet, where a
-    rule with several conditions of which one isn't an equality meets another
-    rule, and on 32-bit architectures in rules with several conditions
-    (docs/seccomp.md).
+    Its trees go wrong where two order comparisons of one argument meet, and where
+    a rule with several conditions of which one isn't an equality meets another
+    rule (docs/seccomp.md).
     """
     orderings: Counter[tuple[str, int]] = Counter()
     rules: Counter[str] = Counter()
-    several = False
     lonely = set()
     for entry in profile["syscalls"]:
         args = entry.get("args") or []
-        several |= len(args) > 1
         for call in entry["names"]:
             shared = shared_entrance(call)
-            several |= bool(args) and shared != call
             rules[shared] += 1
             orderings.update((shared, arg["index"]) for arg in args if arg["op"] in ORDERINGS)
-            if len(args) > 1 and any(arg["op"] not in EQUALITIES for arg in args):
+            # socketcall and ipc add a condition of their own
+            several = len(args) + (shared != call) > 1
+            if several and any(arg["op"] not in EQUALITIES for arg in args):
                 lonely.add(shared)
-    return (
-        max(orderings.values(), default=0) < 2
-        and all(rules[call] == 1 for call in lonely)
-        and not (several and any(a.bits == 32 for a in chosen(profile)))
-    )
+    return max(orderings.values(), default=0) < 2 and all(rules[call] == 1 for call in lonely)
 
 
 def shared_entrance(call: str) -> str:
