@@ -32,7 +32,9 @@ def load(record: dict[str, Any]) -> Cgroup:
     if manager == "v1":
         from ocirt.cgroups.v1 import V1
 
-        return V1([(c[0], c[1], c[2], c[3]) for c in record["cgroups"]])
+        made = V1([(c[0], c[1], c[2], c[3]) for c in record["cgroups"]])
+        made.enabled = record.get("enabled") or []
+        return made
     if manager == "v2":
         from ocirt.cgroups.v2 import V2
 

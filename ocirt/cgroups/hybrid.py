@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ocirt.cgroups import files
 from ocirt.errors import InvalidConfig, Unsupported
 
@@ -19,10 +21,46 @@ def enable(cgroup: V1, controller: str, field: str) -> str:
         if controllers == "" and controller in files.read_or(mountpoint + "/cgroup.controllers").split():
             at = 0
             while at >= 0:
-                files.write(f"{mountpoint}{path[:at]}/cgroup.subtree_control", f"+{controller}")
+                control = f"{mountpoint}{path[:at]}/cgroup.subtree_control"
+                if controller not in files.read_or(control).split():
+                    files.write(control, f"+{controller}")
+                    if controller not in cgroup.enabled:
+                        cgroup.enabled.append(controller)
                 at = path.find("/", at + 1)
             return mountpoint + path
     raise Unsupported(f"{field}: no cgroup hierarchy has the {controller} controller")
+
+
+def disable(cgroup: V1) -> None:
+    """Take controllers back from the cgroup2 tree once no cgroup there limits anything by them.
+
+    They were enabled for a container that is gone. Left enabled, their v1 hierarchy
+    could not be mounted any more, and crun would not work on this host.
+    """
+    for controllers, mountpoint, path, _ in cgroup.cgroups:
+        if controllers:
+            continue
+        for controller in cgroup.enabled:
+            above = path
+            while above:
+                above = above[: above.rindex("/")]
+                if not _disable(mountpoint + above, controller):
+                    break
+
+
+def _disable(directory: str, controller: str) -> bool:
+    for name in files.subdirectories(directory):
+        below = f"{directory}/{name}/"
+        if controller in files.read_or(below + "cgroup.subtree_control").split():
+            return False
+        limits = [file for file in os.listdir(below) if file.startswith(controller + ".") and file.endswith(".max")]
+        if any(files.read_or(below + file, "max") != "max" for file in limits):
+            return False
+    try:
+        files.put(directory + "/cgroup.subtree_control", "-" + controller)
+    except OSError:
+        return os.access(directory, os.F_OK) is False  # a parent that went with the container
+    return True
 
 
 def huge_pages(cgroup: V1, limits: Sequence[Mapping[str, Any]], field: str) -> None:

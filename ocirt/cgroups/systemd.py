@@ -153,7 +153,7 @@ class Systemd(Cgroup):
             raise WrongState(f"the unit {self.unit} is there already ({state})")
 
     def join(self, pid: int, *, memory: bool = True) -> None:
-
+        del memory  # systemd puts it into all
         unified = len(self.mounted) == 1 and self.mounted[0][0] == ""
         with Bus(user=self.user) as bus:
             version = _version(bus)

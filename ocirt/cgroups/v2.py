@@ -85,6 +85,7 @@ class V2(Cgroup):
             raise WrongState(f"cgroup {self.directory} is frozen: a container in it could never start")
 
     def join(self, pid: int, *, memory: bool = True) -> None:
+        del memory  # one hierarchy
         if self.denied:
             return
         # CLONE_INTO_CGROUP may have put it there; a write would wait for every running system call of fork and exit

@@ -177,13 +177,11 @@ def test_reserving_more_huge_pages_than_the_limit(lab: Lab, huge_pages: None, mo
             pytest.skip("the kernel lacks the hugetlb controller")
         mount("hugetlb")  # someone has mounted its v1 hierarchy elsewhere
     control = next((Path(m, "cgroup.subtree_control") for c, m in host.hierarchies() if c == ""), None)
-    enabled = control.read_text().split() if control else []
-    try:
-        _reserve(lab)
-        lab.close()
-    finally:
-        if control and "hugetlb" in control.read_text().split() and "hugetlb" not in enabled:
-            control.write_text("-hugetlb")  # else no v1 hierarchy of it could be mounted
+    before = control.read_text() if control else ""
+    _reserve(lab)
+    lab.close()
+    if control and not UNIFIED:
+        assert control.read_text() == before, "left enabled, its v1 hierarchy could not be mounted any more"
 
 
 def _reserve(lab: Lab) -> None:
