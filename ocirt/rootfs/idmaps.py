@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import os
 
-from ocirt.errors import Error, InvalidConfig, call_failed
-from ocirt.linux import sched
-from ocirt.userns import write_mappings
+from ocirt.errors import Error, InvalidConfig, call_failed, from_oserror
+from ocirt.linux import libc, sched
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ocirt.process.plan import Plan
     from ocirt.rootfs.options import Options
-    from ocirt.spec import Linux, Mount
+    from ocirt.spec import Mount
 
     #: [(first id, first id outside, how many)] of users and of groups
     Ranges = list[tuple[int, int, int]]
@@ -73,14 +72,28 @@ def _make_userns(mappings: Mappings) -> int:
         errno = int(os.read(ready_read, 16) or b"5")
         if errno:
             raise Error(call_failed("unshare(CLONE_NEWUSER)", errno, os.strerror(errno)), errno)
-        users, groups = ([{"containerID": a, "hostID": b, "size": n} for a, b, n in ranges] for ranges in mappings)
-        linux: Linux = {"uidMappings": users, "gidMappings": groups}  # type: ignore[typeddict-item]
-        write_mappings(pid, linux)
+        for name, ranges in zip(("uid_map", "gid_map"), mappings, strict=True):
+            _write_map(f"/proc/{pid}/{name}", ranges)
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(ready_read)
         os.close(end_write)
         os.waitpid(pid, 0)
+
+
+def _write_map(path: str, ranges: Ranges) -> None:
+    text = "".join(f"{first} {outside} {size}\n" for first, outside, size in ranges)
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    except OSError as error:
+        hint = {
+            libc.EPERM: "mapping the ids of a mount takes privilege over them",
+            libc.EINVAL: "do no ranges overlap, and are there at most 340?",
+        }.get(error.errno or 0, "")
+        raise from_oserror(error, f"write {text!r} to {path}", hint) from None
+    finally:
+        os.close(fd)
 
 
 def _parse(text: str, where: str) -> tuple[list[tuple[bool, int, int, int]], ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _socket
 import os
+import stat
 
 from ocirt.errors import Error
 from ocirt.linux import fds, libc, sched
@@ -26,7 +27,8 @@ _FDS_MAX = 250
 
 def prepare(plan: Plan) -> None:
     """Fill `plan.device_trees`. Without the privilege for it, init binds the host's nodes."""
-    wanted = devices.wanted(plan)
+    # a FIFO is no device: init may make it
+    wanted = {path: device for path, device in devices.wanted(plan).items() if device[0] != stat.S_IFIFO}
     if not wanted or "mount" not in plan.new:
         return
     uids, gids = ranges_of(plan.linux.get("uidMappings")), ranges_of(plan.linux.get("gidMappings"))

@@ -51,13 +51,19 @@ def owned(lab: Lab) -> Lab:
 
 def test_devices_are_bound_with_their_mode_and_owner(lab: Lab) -> None:
     owned(lab)
-    devices = [{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o640, "uid": 3, "gid": 4}]
+    devices = [
+        {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o640, "uid": 3, "gid": 4},
+        {"path": "/dev/fifo", "type": "p", "fileMode": 0o622, "uid": 5, "gid": 6},
+    ]
 
     def probe(_: Plan) -> list[Any]:
         found = os.stat("/dev/fuse")
         null = os.stat("/dev/null")
         fd = os.open("/dev/null", os.O_RDWR)
         os.close(fd)
+        fifo = os.stat("/dev/fifo")
+        assert stat.S_ISFIFO(fifo.st_mode)
+        assert (stat.S_IMODE(fifo.st_mode), fifo.st_uid, fifo.st_gid) == (0o622, 5, 6)
         kind = stat.S_ISCHR(found.st_mode) and found.st_rdev == os.makedev(10, 229)
         return [kind, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, null.st_rdev == os.makedev(1, 3)]
 
@@ -269,6 +275,20 @@ def test_idmap_with_the_mapping_of_the_mount(modern: Lab) -> None:
     assert modern.run(config, owners, prepare=prepare)["1000"] == [77, 88]
 
 
+def test_idmap_with_the_mapping_of_a_joined_namespace(modern: Lab) -> None:
+    source = files(modern, 1000)
+
+    def join(plan: Plan) -> None:
+        plan.joined = {"user": idmaps._make_userns(([(1000, 55, 1)], [(1000, 66, 1)]))}
+        prepare(plan)
+
+    def probe(plan: Plan) -> Any:
+        os.close(plan.joined["user"])
+        return owners(plan)["1000"]
+
+    assert modern.run(mapped(source, "idmap"), probe, prepare=join) == [55, 66]
+
+
 def test_mappings_without_the_option(modern: Lab) -> None:
     source = files(modern, 1000)
     config = mapped(source, uidMappings=mapping(1000, 77), gidMappings=mapping(1000, 88))
@@ -361,6 +381,7 @@ def test_tmpfs_with_mapped_ids(modern: Lab) -> None:
             r'mounts\[0\]\.options: "1-2" in "uids=1-2" is not like "ID-ID-SIZE"',
         ),
         ({"options": ["bind", "idmap=uids=1-2-٣"]}, "is not like"),
+        ({"options": ["bind", "idmap=uids=0-1-2#1-5-1"]}, r"write .0 1 2\\n1 5 1\\n. to /proc/.*do no ranges overlap"),
         ({"options": ["bind", "idmap=users=1-2-3"]}, "is not like"),
         (
             {"options": ["idmap"], "type": "proc", "uidMappings": mapping(0, 1), "gidMappings": mapping(0, 1)},
