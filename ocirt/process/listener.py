@@ -12,9 +12,11 @@ from ocirt.linux import libc, numbers
 
 
 def hand_over(container: Container, pid: int, number: int) -> None:
-    """Take descriptor `number` out of the process and send it to linux.seccomp.listenerPath."""
-    profile = (container.config().get("linux") or {}).get("seccomp") or {}
+    """Take descriptor `number` out of the process and send it to the agent."""
+    config = container.config()
+    profile = (config.get("linux") or {}).get("seccomp") or {}
     with doing("hand the seccomp listener to the agent"):
+        path = seccomp.listener_path(profile, config.get("annotations") or {})
         pidfd = os.pidfd_open(pid)
         listener = libc.syscall("pidfd_getfd", numbers.PIDFD_GETFD, pidfd, number, 0)
         os.close(pidfd)
@@ -26,6 +28,6 @@ def hand_over(container: Container, pid: int, number: int) -> None:
             "state": container.state(None if pid != container.pid else "created"),
         }
         try:
-            seccomp.send_listener(profile["listenerPath"], listener, dump_json(state))
+            seccomp.send_listener(path, listener, dump_json(state))
         finally:
             os.close(listener)

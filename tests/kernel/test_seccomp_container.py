@@ -96,6 +96,19 @@ def test_an_agent_gets_the_state_and_answers(box: Box) -> None:
     assert state["state"]["annotations"] == {"org.example": "yes"}
 
 
+def test_crun_s_annotation_names_the_agent(box: Box) -> None:
+    box.linux["seccomp"] = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"}],
+    }
+    box.config["annotations"] = {"run.oci.seccomp.receiver": str(box.directory / "agent")}
+    agent = Agent(box.directory / "agent", lambda _, __: (0, -errno.EXDEV, 0))
+    agent.thread.start()
+    result = box.run("mkdir /tmp/a; true")
+    agent.close()
+    assert "Invalid cross-device link" in result.err
+
+
 def test_without_its_agent_a_container_does_not_start(box: Box) -> None:
     box.linux["seccomp"] = {
         "defaultAction": "SCMP_ACT_ALLOW",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ocirt.identity.seccomp.cache import cached
     from ocirt.identity.seccomp.compile import compile_filter
     from ocirt.identity.seccomp.filter import Filter, allows, load, verdict
-    from ocirt.identity.seccomp.listener import send_listener
+    from ocirt.identity.seccomp.listener import listener_path, send_listener
 
 #: Annotations of crun: calls that nobody knows are an error; a program, base64, instead of `linux.seccomp`;
 #: where the agent listens.
@@ -35,6 +35,7 @@ __all__ = [
     "allows",
     "cached",
     "compile_filter",
+    "listener_path",
     "load",
     "send_listener",
     "verdict",
@@ -45,6 +46,7 @@ _MODULES = {
     "allows": "filter",
     "cached": "cache",
     "compile_filter": "compile",
+    "listener_path": "listener",
     "load": "filter",
     "send_listener": "listener",
     "verdict": "filter",
