@@ -88,10 +88,13 @@ class V2(Cgroup):
         del memory  # one hierarchy
         if self.denied:
             return
-        # CLONE_INTO_CGROUP may have put it there; a write would wait for every running system call of fork and exit
+        self._enter(self.directory, pid)
+
+    def _enter(self, directory: str, pid: int) -> None:
+        # CLONE_INTO_CGROUP may have put it there; a write would wait until no process is in a fork or exit
         at = files.read_or(f"/proc/{pid}/cgroup").rpartition("0::")[2]
-        if at != self.relative:
-            _write_procs(self.directory, pid)
+        if self.mountpoint + at != directory:
+            _write_procs(directory, pid)
 
     def complete(self, pid: int) -> None:
         """systemd doesn't know hugetlb, rdma and misc."""
@@ -175,7 +178,7 @@ class V2(Cgroup):
                 self.thaw()
 
     def join_exec(self, pid: int, subs: list[str], init: int = 0) -> None:
-        _write_procs(self._exec_directory(subs, init), pid)
+        self._enter(self._exec_directory(subs, init), pid)
 
     def exec_descriptor(self, subs: list[str], init: int = 0) -> int:
         directory = self._exec_directory(subs, init)
