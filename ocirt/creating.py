@@ -8,7 +8,7 @@ import time
 from ocirt import cgroups, console, hooks, namespaces, rootfs
 from ocirt.bundle import Bundle, dump_json, load
 from ocirt.container import CONFIG, CREATED, CREATING, STOPPED, Container, end_process
-from ocirt.errors import Error, Undo, doing, from_oserror
+from ocirt.errors import Error, Undo, WrongState, doing, from_oserror
 from ocirt.identity import capabilities, labels, limits, seccomp
 from ocirt.log import warning
 from ocirt.process import seal, steps, trampoline
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ocirt.cgroups.base import Cgroup
     from ocirt.lifecycle import Runtime
+    from ocirt.networking import Networking
 
 _NULL = os.makedev(1, 3)
 
@@ -36,6 +37,7 @@ class Options:
         "console",
         "console_socket",
         "network",
+        "networking",
         "no_new_keyring",
         "no_pivot",
         "pid_file",
@@ -58,6 +60,7 @@ class Options:
     ) -> None:
         self.config = config
         self.network = network
+        self.networking: Networking | None = None
         self.console = console
         self.console_socket = console_socket
         self.pid_file = pid_file
@@ -75,21 +78,23 @@ def create(runtime: Runtime, id: str, path: str, options: Options) -> Container:
         from ocirt import rootless
 
         rootless.add_user_namespace(bundle.config)
-    networking = _networking(runtime, bundle, options)
+    options.networking = _networking(runtime, bundle, options)
     plan = _plan(id, bundle, options)
     cgroup = _check(runtime, plan, options)
     with doing(f"create container {id}"), Undo() as undo:
         container = Container.make(runtime.root, id, _record(plan, bundle))
         undo.add("remove the state directory", container.remove)
-        container.write(CONFIG, dump_json(bundle.config) if unprivileged or networking else bundle.raw)
+        container.write(CONFIG, dump_json(bundle.config) if unprivileged or options.networking else bundle.raw)
         plan.state = lambda status, pid: dump_json(container.state(status, pid))
         try:
-            _make(runtime, container, plan, cgroup, options, undo, networking)
+            _make(runtime, container, plan, cgroup, options, undo)
         except Gone as error:
             raise died(container, error) from None
         except Error as error:
             if unprivileged:
-                rootless.explain(error)
+                from ocirt.rootless import explain
+
+                explain(error)
             raise
         _announce(container, options)
         del container.record["status"]
@@ -113,6 +118,8 @@ def _make(runtime: Runtime, container: Container, plan: Plan, cgroup: Cgroup, op
     container.record["cgroup"] = cgroup.record()
     container.record["freezer"] = _freezer(cgroup)
     plan.cgroups = cgroup.mounts()
+    if options.networking:
+        options.networking.prepare(container)
     container.save()
     if container.record.get("mounts"):
         mounts = container.record["mounts"]
@@ -126,6 +133,9 @@ def _make(runtime: Runtime, container: Container, plan: Plan, cgroup: Cgroup, op
     undo.add("kill init", lambda: end_process(pid))
     container.set_init(pid)
     container.save()
+    if options.networking:
+        undo.add("take down the network", lambda: detach_networks(container, pid))
+        options.networking.attach(container)
     _limit(container, plan, cgroup, pid, undo)
     if "cgroup" in plan.new:
         channel.send("joined")
@@ -142,6 +152,29 @@ def _make(runtime: Runtime, container: Container, plan: Plan, cgroup: Cgroup, op
             cgroup.charge(pid)
     channel.close()
     _close_descriptors(plan)
+
+
+def _networking(runtime: Runtime, bundle: Bundle, options: Options) -> Networking | None:
+    """The networks that flags or annotations ask for; nearly always an engine makes the network, and this is None."""
+    annotations = bundle.config.get("annotations") or {}
+    if not options.network and not any(key.startswith("org.ocirt.network") for key in annotations):
+        return None
+    from ocirt.networking import wanted
+
+    def pid_of(id: str) -> int:
+        other = Container.load(runtime.root, id)
+        if not other.alive():
+            raise WrongState(f"container {id} has stopped: it has no network to share")
+        return other.pid
+
+    return wanted(bundle.config, options.network, pid_of)
+
+
+def detach_networks(container: Container, pid: int) -> None:
+    """Take the container out of its networks; `pid` of init, 0 if it has ended."""
+    from ocirt import networking
+
+    networking.detach(container.id, container.record, pid)
 
 
 def _plan(id: str, bundle: Bundle, options: Options) -> Plan:
@@ -342,7 +375,7 @@ def _run_runtime_hooks(container: Container, plan: Plan) -> None:
 
 
 def _poststop(container: Container) -> None:
-    wanted = (container.record.get("hooks") or {}).get("poststop")
+    wanted = container.hooks("poststop")
     if wanted and container.pid:
         state = dump_json(container.state(STOPPED, 0))
         failures = hooks.run_all("poststop", wanted, state, container.record["bundle"])

@@ -62,10 +62,12 @@ def create(
     no_pivot: bool = False,
     no_new_keyring: bool = False,
     preserve_fds: int = 0,
+    network: dict[str, Any] | None = None,
 ) -> Container:
     """Create a container from a bundle; its program waits for `start`.
 
     console  a connected socket that gets the terminal's master if the process wants a terminal
+    network  the networks to attach it to: the keyword arguments of ocirt.cni.attach.parse
 
     Raises InvalidConfig before anything was made, AlreadyExists, Unsupported,
     Error; nothing is left then (runtime.md, Create and Errors).
@@ -82,6 +84,7 @@ def create(
         no_pivot=no_pivot,
         no_new_keyring=no_new_keyring,
         preserve_fds=preserve_fds,
+        network=network,
     )
     return make(runtime, id, bundle, options)
 
@@ -266,6 +269,10 @@ def _leftovers(record: dict[str, Any]) -> list[tuple[str, Any]]:
         from ocirt.cgroups import intelrdt
 
         steps.append(("remove the resctrl group", lambda: intelrdt.remove(record["intelRdt"])))
+    if record.get("network"):
+        from ocirt import networking
+
+        steps.append(("take down the network", lambda: networking.detach(record["id"], record, 0)))
     return steps
 
 
@@ -286,7 +293,7 @@ def _cgroup(container: Container) -> Any:
 
 
 def _run_poststop(container: Container) -> None:
-    hooks = (container.record.get("hooks") or {}).get("poststop")
+    hooks = container.hooks("poststop")
     if hooks:
         from ocirt.bundle import dump_json
         from ocirt.hooks import run_all

@@ -63,6 +63,15 @@ _CREATE = (
     ("no-new-keyring", "", "flag", "", False, "keep the caller's session keyring"),
     PRESERVE,
     SUBREAPER,
+    ("network", "", "repeat", "NETWORK", None,
+     "attach to this network (NAME[:ip=…,mac=…,interface=…]), or host, none, container:ID"),
+    ("publish", "p", "repeat", "[[IP:]PORT:]PORT[/PROTO]", None, "map a port of the host, or a range, to one inside"),
+    ("ip", "", "repeat", "IP", None, "the container's address in the first network"),
+    ("mac", "", "value", "MAC", None, "the container's hardware address in the first network"),
+    ("dns", "", "repeat", "IP", None, "ask this name server"),
+    ("dns-search", "", "repeat", "DOMAIN", None, "search names in this domain"),
+    ("dns-option", "", "repeat", "OPTION", None, "an option of resolv.conf"),
+    ("network-alias", "", "repeat", "NAME", None, "a further name for the others of its networks"),
 )
 
 _IMAGES = (
@@ -291,6 +300,33 @@ COMMANDS: dict[str, Command] = {
             ("bpf", "", "flag", "", False, "dump: list the program's instructions, too"),
             ("output", "o", "value", "FILE", "seccomp.json", "record: the file of the profile, - for stdout"),
             ("id", "", "value", "ID", None, "record: the container's id"),
+        ),
+    ),
+    "network": (
+        "make, list and remove networks of containers",
+        "create NAME, rm NAME…, ls, inspect NAME…; check NAME says whether a container can be attached; gc takes back "
+        "what containers that are gone have left; reload tells the kernel again what it should have, after a flushed "
+        "ruleset or with other hosts of an overlay; plugins DIR writes the CNI plugins of ocirt there for other "
+        "engines.",
+        (
+            ("action", "one", "create, ls, inspect, rm, check, gc, reload or plugins"),
+            ("names", "rest", "names of networks"),
+        ),
+        (
+            ("driver", "d", "choice", "bridge|macvlan|overlay|ptp", "bridge", "create: what connects the containers"),
+            ("subnet", "", "repeat", "CIDR", None, "create: addresses of the network; a free subnet by default"),
+            ("ip-range", "", "value", "CIDR", "", "create: the part of the subnet to give addresses from"),
+            ("gateway", "", "value", "IP", "", "create: the host's address in the network"),
+            ("bridge", "", "value", "NAME", "", "create: name of the bridge on the host"),
+            ("parent", "", "value", "NAME", "", "create: interface of the host, for macvlan"),
+            ("mtu", "", "int", "N", 0, "create: largest packet"),
+            ("internal", "", "flag", "", False, "create: no way out of the network"),
+            ("isolate", "", "flag", "", False, "create: its containers don't reach each other"),
+            ("ports", "", "choice", "nftables|proxy|iptables", "nftables", "create: how ports are mapped"),
+            ("option", "o", "repeat", "KEY=JSON", None, "create: a key of the plugin, such as vni=42"),
+            ("directory", "", "value", "DIR", "/etc/cni/net.d", "where networks are configured"),
+            ("watch", "", "flag", "", False, "reload: stay, and do it again whenever something changes"),
+            FORMAT,
         ),
     ),
     "version": ("print the version", "The same as ocirt --version.", (), ()),

@@ -34,9 +34,10 @@ class Entry:
     network   its configuration at ADD, None if the file has none
     result    as the last plugin gave it, None before ADD is through
     boot      of the host in which it was written, "" if another program wrote it
+    namespace identity of the network namespace, "" if another program wrote it
     """
 
-    __slots__ = ("attachment", "boot", "network", "network_name", "path", "result")
+    __slots__ = ("attachment", "boot", "namespace", "network", "network_name", "path", "result")
 
     def __init__(self, data: dict[str, Any], path: str) -> None:
         self.path = path
@@ -48,11 +49,20 @@ class Entry:
             tuple((str(k), str(v)) for k, v in data.get("cniArgs") or ()),
             data.get("capabilityArgs") or {},
         )
-        self.boot: str = (data.get("ocirt") or {}).get("boot", "")
+        ours = data.get("ocirt") or {}
+        self.boot: str = ours.get("boot", "")
+        self.namespace: str = ours.get("namespace", "")
         self.network: config.NetworkList | None = None
         if data.get("config"):
             self.network = config.parse(a2b_base64(data["config"]), f"the configuration in {path}")
         self.result: dict[str, Any] | None = data.get("result") or None
+
+    def is_alive(self) -> bool:
+        """Is the namespace that was attached still there? A path by a pid alone may be another process's by now."""
+        if self.boot not in ("", boot_id()):
+            return False
+        there = identity(self.attachment.netns)
+        return bool(there) and self.namespace in ("", there)
 
     def parsed(self) -> Result | None:
         """The result, None if there is none or it can't be read."""
@@ -79,7 +89,7 @@ def save(directory: str, network: config.NetworkList, attachment: Attachment, re
         "ifName": attachment.ifname,
         "networkName": network.name,
         "netns": attachment.netns,
-        "ocirt": {"boot": boot_id()},
+        "ocirt": {"boot": boot_id(), "namespace": identity(attachment.netns)},
     }
     if attachment.args:
         data["cniArgs"] = [list(pair) for pair in attachment.args]
@@ -171,6 +181,15 @@ def remove_torn(directory: str) -> None:
                 os.unlink(path)
         except OSError:
             continue
+
+
+def identity(netns: str) -> str:
+    """Device and inode of a namespace, "" if it isn't there."""
+    try:
+        found = os.stat(netns)
+    except OSError:
+        return ""
+    return f"{found.st_dev}:{found.st_ino}"
 
 
 def boot_id() -> str:

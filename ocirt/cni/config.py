@@ -21,9 +21,10 @@ class NetworkList:
     """A network: its name, the version it is called in, and its plugins' configurations.
 
     data   the bytes it was read from, which the cache keeps for DEL
+    ours   made by `ocirt network create`: nobody else's attachments are in it
     """
 
-    __slots__ = ("data", "disable_check", "disable_gc", "name", "path", "plugins", "version")
+    __slots__ = ("data", "disable_check", "disable_gc", "name", "ours", "path", "plugins", "version")
 
     def __init__(self, name: str, version: str, plugins: list[dict[str, Any]], data: bytes = b"") -> None:
         self.name = name
@@ -33,6 +34,7 @@ class NetworkList:
         self.disable_gc = False
         self.data = data
         self.path = ""
+        self.ours = False
 
 
 def parse(data: bytes, what: str, directory: str = "") -> NetworkList:
@@ -50,6 +52,7 @@ def parse(data: bytes, what: str, directory: str = "") -> NetworkList:
     if not protocol.valid_name(name):
         raise CNIError(INVALID_CONFIG, f"{what}: invalid network name {name!r}", "letters, digits and _.- are allowed")
     found = NetworkList(name, _version(raw, what), [], data)
+    found.ours = raw.get("ocirt") is True
     found.disable_check = _switch(raw, "disableCheck")
     found.disable_gc = _switch(raw, "disableGC")
     inline = protocol.get(raw, "plugins")

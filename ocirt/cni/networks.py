@@ -109,7 +109,7 @@ def describe(
         if driver != "ptp":
             plugins.append(firewall)
     plugins.append({"type": "bandwidth", "capabilities": {"bandwidth": True}})
-    return {"cniVersion": protocol.CURRENT, "name": name, "plugins": plugins}
+    return {"cniVersion": protocol.CURRENT, "name": name, "ocirt": True, "plugins": plugins}
 
 
 def _defaults(subnets: Iterable[str]) -> list[dict[str, str]]:

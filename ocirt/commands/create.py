@@ -26,4 +26,20 @@ def creation(options: Options) -> dict[str, Any]:
         "no_pivot": options.no_pivot,
         "no_new_keyring": options.no_new_keyring,
         "preserve_fds": options.preserve_fds,
+        "network": network_flags(options),
     }
+
+
+def network_flags(options: Options) -> dict[str, Any] | None:
+    """What the flags say about the network, None if nothing; the keyword arguments of ocirt.cni.attach.parse."""
+    flags = {
+        "wanted": options.network,
+        "publish": options.publish,
+        "ip": options.ip,
+        "mac": options.mac or "",
+        "dns": options.dns,
+        "dns_search": options.dns_search,
+        "dns_option": options.dns_option,
+        "aliases": options.network_alias,
+    }
+    return flags if any(flags.values()) else None

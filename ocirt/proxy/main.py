@@ -172,7 +172,7 @@ def _listen(loop: Any, kind: str, made: _socket.socket, backend: tuple[str, int]
 
 def _serve_all(description: int) -> int:
     """Our own way: {"record": fd, "status": fd, "sockets": [[fd, "tcp", address, port], …]} in a memory file."""
-    from ocirt.bundle import parse_json
+    from ocirt.jsontext import parse_json
     from ocirt.proxy.loop import Loop
 
     data: Any = parse_json(os.pread(description, os.fstat(description).st_size, 0), "the description of the ports")

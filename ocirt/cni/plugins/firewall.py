@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ocirt.cni.request import Request
     from ocirt.cni.result import Result
+    from ocirt.cni.table import Owner
     from ocirt.linux.netlink import Socket
 
 __all__ = ["VERSIONS", "add", "check", "delete", "gc", "status"]
@@ -46,14 +47,14 @@ def _config(request: Request) -> tuple[str, str]:
     return policy or "open", backend or "nftables"
 
 
-def _elements(request: Request, result: Result, policy: str) -> dict[int, dict[str, list[nft.Element]]]:
+def _elements(owner: Owner, result: Result, policy: str) -> dict[int, dict[str, list[nft.Element]]]:
     """{family: {set: elements}} for the container's addresses behind the first interface of the result."""
     if not result.interfaces:
         raise CNIError(INVALID_CONFIG, "interfaces required in prevResult")
     bridge = result.interfaces[0]["name"].encode().ljust(16, b"\0")
-    comment = links.owner(request).comment
+    comment = owner.comment
     made: dict[int, dict[str, list[nft.Element]]] = {}
-    for ip in result.container_ips(request.ifname):
+    for ip in result.container_ips(owner.ifname):
         family, data, _ = parse_cidr(ip["address"])
         sets = made.setdefault(family, {})
         sets.setdefault("protected", []).append(nft.Element(data, comment=comment))
@@ -73,15 +74,19 @@ def add(request: Request) -> Result:
         iptables.accept(links.owner(request), [ip["address"] for ip in result.container_ips(request.ifname)])
     if policy == "open":
         return result
-    made = _elements(request, result, policy)
     with request.nft() as socket, Undo() as undo:
         undo.add("open the firewall", lambda: _drop(request, _mine(request)))
-        for family, sets in made.items():
-            for name, elements in sets.items():
-                _add(socket, family, name, elements)
+        restore(socket, links.owner(request), result, policy)
         if policy == "isolated":
             _isolate(result)
     return result
+
+
+def restore(socket: Socket, owner: Owner, result: Result, policy: str) -> None:
+    """Put the addresses into the sets, whether they are there or not."""
+    for family, sets in _elements(owner, result, policy).items():
+        for name, elements in sets.items():
+            _add(socket, family, name, elements)
 
 
 def _add(socket: Socket, family: int, name: str, elements: list[nft.Element]) -> None:
@@ -132,7 +137,7 @@ def delete(request: Request) -> None:
         return
     mine = _mine(request)
     with request.nft() as socket:
-        for family, sets in _elements(request, known, policy).items():
+        for family, sets in _elements(links.owner(request), known, policy).items():
             for name, elements in sets.items():
                 there = [nft.element(socket, family, table.NAME, name, e) for e in elements]
                 table.drop_elements(socket, family, name, [e for e in there if e and mine(e.comment)])
@@ -149,7 +154,7 @@ def check(request: Request) -> None:
     if policy == "open":
         return
     with request.nft() as socket:
-        for family, sets in _elements(request, request.previous, policy).items():
+        for family, sets in _elements(links.owner(request), request.previous, policy).items():
             for name, elements in sets.items():
                 for element in elements:
                     if nft.element(socket, family, table.NAME, name, element) is None:

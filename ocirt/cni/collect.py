@@ -1,0 +1,40 @@
+"""Taking back what containers have left that don't exist any more."""
+
+from __future__ import annotations
+
+from ocirt.cni import cache, networks
+from ocirt.cni.attach import default_client
+from ocirt.cni.config import CONFIG_DIRECTORY
+from ocirt.cni.request import join_errors
+from ocirt.errors import Error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def collect(names: Iterable[str] = (), directory: str = CONFIG_DIRECTORY) -> list[str]:
+    """Collect the garbage of the named networks, or of all that ocirt made; their names.
+
+    Valid is every cached attachment whose namespace is still there, whoever made
+    it. Networks of other programs are left alone unless they are named: their
+    attachments need not be in our cache. All are tried; then the first Error is
+    raised.
+    """
+    client = default_client()
+    wanted = list(names)
+    found = [networks.find(name, directory) for name in wanted] if wanted else networks.find_all(directory)
+    done: list[str] = []
+    errors: list[Error] = []
+    for network in found:
+        if not wanted and not network.ours:
+            continue
+        entries = cache.entries(client.directory, network=network.name)
+        valid = [(e.attachment.container, e.attachment.ifname) for e in entries if e.is_alive()]
+        try:
+            client.gc(network, valid)
+            done.append(network.name)
+        except Error as error:
+            errors.append(error)
+    join_errors(errors)
+    return done
