@@ -36,7 +36,7 @@ TAKEN_BY = {
     "linux.resources.blockIO.weightDevice[].major": "crun",
     "linux.resources.blockIO.weightDevice[].minor": "crun",
     "linux.resources.devices[].allow": "runc",
-    "linux.resources.hugepageLimits[].limit": "crun",
+    "linux.resources.hugepageLimits[].limit": "runc crun",
     "linux.resources.network.priorities[].priority": "crun",
     "linux.seccomp.defaultAction": "runc",
     "linux.seccomp.syscalls[].names": "runc",
