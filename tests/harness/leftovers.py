@@ -124,17 +124,23 @@ class Before:
         return left
 
 
+def descendants(pid: int) -> set[int]:
+    """A process and all that descend from it."""
+    found = {pid}
+    for child in children(pid):
+        found |= descendants(child)
+    return found
+
+
 def kill(pids: set[int]) -> None:
-    """Kill processes that descend from us, children first become ours, and reap them."""
-    while pids:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        below = {child for pid in pids for child in children(pid)}
-        for pid in pids:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
-        pids = {pid for pid in below if alive(pid)}
+    """Kill processes of ours and all that descend from them, and reap them."""
+    doomed = {each for pid in pids for each in descendants(pid)}
+    for pid in doomed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + 5
+    while reap(doomed) and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 def detach(point: str) -> None:

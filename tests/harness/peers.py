@@ -28,9 +28,9 @@ def fails(names: str, why: str) -> list[pytest.MarkDecorator]:
     return [peer_fails(name, why) for name in names.split()]
 
 
-def lacks(*names: str, what: str) -> pytest.MarkDecorator:
-    """Mark a test of something that is not in the peers' command line at all."""
-    return pytest.mark.peer_lacks(names, what)
+def lacks(*names: str, what: str, always: bool = True) -> pytest.MarkDecorator:
+    """Mark a test of something that the peers don't have at all."""
+    return pytest.mark.peer_lacks(names, what, always=always)
 
 
 def version(path: str) -> str:
@@ -52,4 +52,5 @@ def mark(items: list[pytest.Item], name: str, path: str) -> None:
                 item.add_marker(pytest.mark.xfail(reason=found.args[1], strict=always))
         for found in item.iter_markers("peer_lacks"):
             if name in found.args[0]:
-                item.add_marker(pytest.mark.xfail(reason=f"{name} lacks {found.args[1]}", strict=strict))
+                always = strict and found.kwargs["always"]
+                item.add_marker(pytest.mark.xfail(reason=f"{name} lacks {found.args[1]}", strict=always))
