@@ -38,8 +38,16 @@ def apply(cgroup: V1, resources: Mapping[str, Any], current: Mapping[str, Any] |
         _devices(cgroup, resources, current)
     for section, function in _SECTIONS:
         part = resources.get(section)
-        if part:
+        if not part:
+            continue
+        try:
             function(cgroup, part)
+        except Error as error:
+            if current is None and section == "memory" and error.errno == files.EBUSY:
+                from ocirt.cgroups.base import too_small
+
+                error.note(too_small(part["limit"], cgroup.memory_peak()[1]))  # it is init that uses it
+            raise
 
 
 class Directory:
