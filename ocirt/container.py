@@ -23,7 +23,10 @@ from ocirt.jsontext import dump_json, parse_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
+
+    from ocirt.spec import Hook
 
 CREATING = "creating"
 CREATED = "created"
@@ -183,6 +186,11 @@ class Container:
         """The configuration as it was at create."""
         return parse_json(self.read(CONFIG), f"{self.directory}/{CONFIG}")  # type: ignore[return-value]
 
+    def hooks(self, kind: str) -> list[Hook]:
+        """The poststart or poststop hooks as they were at create."""
+        kept: dict[str, list[Hook]] = self.record.get("hooks") or {}
+        return kept.get(kind) or []
+
     def remove(self) -> None:
         """Remove the directory and what is in it."""
         try:
@@ -255,7 +263,7 @@ class Container:
         """Connect to the init that waits for start; OSError if none does."""
         socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
         try:
-            with_directory(self.directory, lambda path: socket.connect(f"{path}/{SOCKET}"))
+            with_directory(self.directory, lambda directory: socket.connect(f"{directory}/{SOCKET}"))
         except OSError:
             socket.close()
             raise
@@ -265,7 +273,7 @@ class Container:
         """The socket on which init waits for start."""
         socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
         try:
-            with_directory(self.directory, lambda path: socket.bind(f"{path}/{SOCKET}"))
+            with_directory(self.directory, lambda directory: socket.bind(f"{directory}/{SOCKET}"))
             socket.listen(8)
         except OSError as error:
             socket.close()
@@ -327,7 +335,7 @@ def end_process(pid: int, after_kill: Any = None) -> None:
         pass
 
 
-def with_directory(directory: str, use: Any) -> None:
+def with_directory(directory: str, use: Callable[[str], None]) -> None:
     """Call `use` with a short path of the directory: a unix socket's is 108 bytes at most."""
     if len(directory.encode("utf-8", "surrogateescape")) < 90:
         use(directory)

@@ -53,7 +53,10 @@ def run_all(kind: str, hooks: Sequence[Hook], state: bytes, cwd: str | None) -> 
 def _run_one(name: str, hook: Hook, state: bytes, cwd: str | None) -> None:
     path = hook["path"]
     arguments = list(hook.get("args") or [path])
-    environment = dict(e.partition("=")[::2] for e in hook.get("env") or ())
+    environment: dict[str, str] = {}
+    for entry in hook.get("env") or ():
+        variable, _, value = entry.partition("=")
+        environment[variable] = value
     timeout = hook.get("timeout")
     pid, stdin, stdout, stderr = _spawn(path, arguments, environment, cwd)
     outputs = {stdout: bytearray(), stderr: bytearray()}

@@ -25,7 +25,7 @@ CLONE_INTO_CGROUP = 0x200000000
 _HINTS = {
     libc.EINVAL: "does the kernel have this kind of namespace?",
     28: "the limit of nested or of all namespaces is reached: see user.max_*_namespaces",
-    libc.EPERM: "are user namespaces allowed for this user? see kernel.unprivileged_userns_clone and user.max_user_namespaces",
+    libc.EPERM: "may this user make namespaces? see kernel.unprivileged_userns_clone, user.max_user_namespaces",
 }
 
 
@@ -44,7 +44,8 @@ def clone(flags: int, cgroup: int = -1) -> int:
     caller has to move it. Raises Error.
     """
     if cgroup >= 0:
-        # struct clone_args: flags pidfd child_tid parent_tid exit_signal stack stack_size tls set_tid set_tid_size cgroup
+        # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
+        # set_tid_size, cgroup
         exit_signal = 0 if flags & CLONE_PARENT else SIGCHLD
         arguments = struct.pack("11Q", flags | CLONE_INTO_CGROUP, 0, 0, 0, exit_signal, 0, 0, 0, 0, 0, cgroup)
         try:

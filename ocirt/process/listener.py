@@ -10,17 +10,21 @@ from ocirt.errors import doing
 from ocirt.identity import seccomp
 from ocirt.linux import libc, numbers
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 def hand_over(container: Container, pid: int, number: int) -> None:
     """Take descriptor `number` out of the process and send it to the agent."""
     config = container.config()
-    profile = (config.get("linux") or {}).get("seccomp") or {}
+    profile: dict[str, Any] = config["linux"]["seccomp"]
     with doing("hand the seccomp listener to the agent"):
         path = seccomp.listener_path(profile, config.get("annotations") or {})
         pidfd = os.pidfd_open(pid)
         listener = libc.syscall("pidfd_getfd", numbers.PIDFD_GETFD, pidfd, number, 0)
         os.close(pidfd)
-        state = {
+        state: dict[str, object] = {
             "ociVersion": container.record["ociVersion"],
             "fds": ["seccompFd"],
             "pid": pid,

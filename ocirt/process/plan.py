@@ -121,7 +121,7 @@ class Plan:
         self.capabilities: Sets = None  # type: ignore[assignment]  # likewise
         self.keeps_sys_admin = False
         self.cpu_affinity: list[int] | None = None
-        self.size = (0, 0)
+        self.size: tuple[int, int] = (0, 0)
         self.state: Callable[[str, int], bytes] = lambda _status, _pid: b"{}"
         self.steps: tuple[Step, ...] = ()
         self.console_socket = -1

@@ -28,11 +28,10 @@ def spawn(plan: Plan, cgroup: int = -1) -> tuple[int, sync.Channel]:
     plan.channel = theirs
     inherited = _descriptors(plan)
     through = namespaces.needs_intermediate(plan.new, plan.joined)
+    first: frozenset[str] = frozenset()
     if through:
         first = plan.new & {"user"}
-    elif "user" in plan.joined:
-        first = frozenset()
-    else:
+    elif "user" not in plan.joined:
         first = plan.new - {"cgroup", "time"}
     gc.freeze()  # the collector must not touch, and so copy, the pages that init shares with us
     gc.disable()

@@ -62,7 +62,7 @@ def died(container: Container, error: Error) -> Error:
 
 def run_poststart(container: Container) -> None:
     """Run the poststart hooks; a failure is HookFailed."""
-    hooks = (container.record.get("hooks") or {}).get("poststart")
+    hooks = container.hooks("poststart")
     if not hooks:
         return
     from ocirt.bundle import dump_json

@@ -64,7 +64,8 @@ def wait_for_start(plan: Plan) -> None:
     listener = plan.listener
     assert listener is not None
     while True:
-        fd, _ = listener._accept()  # type: ignore[attr-defined]
+        accepted: tuple[int, object] = listener._accept()  # type: ignore[attr-defined]
+        fd = accepted[0]
         channel = Channel(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fd))
         if channel.receive("start", "")[0]:
             break
