@@ -33,6 +33,8 @@ def rank(group: list[dict], bits: int) -> list[tuple[int, int, int]]:
     """Of the rules that apply the one with the greatest rank decides."""
     ranks = []
     for arg in sorted(group, key=lambda arg: arg["index"]):
+        if always([arg], bits):
+            continue
         operator = arg["op"].removeprefix("SCMP_CMP_")
         masked = operator == "MASKED_EQ"
         value = arg.get("valueTwo", 0) & arg["value"] if masked else arg["value"]
@@ -103,22 +105,25 @@ def newer(profile: dict, arch: arches.Arch, number: int) -> bool:
 
 
 def contradicts(profile: dict, arch: arches.Arch) -> bool:
-    """Two rules with the same conditions and different actions."""
+    """Two rules with the same conditions and different actions, both of which could decide."""
     for number in numbers_of(arch.table).values():
         rules = groups(arch, profile, number)
         if any(always(group, arch.bits) for group, _ in rules):
             continue
-        said: dict[str, int] = {}
+        said: dict[frozenset[tuple], set[int]] = {}
         cut = (1 << arch.bits) - 1
         for group, action in rules:
-            same = []
+            same = set()
             for arg in sorted(group, key=lambda a: a["index"]):
                 value, operator = arg["value"] & cut, names.OPERATORS[arg["op"]]
                 masked = arg["op"] == "SCMP_CMP_MASKED_EQ"
                 mask = value if masked else cut
                 if mask:
                     want = arg.get("valueTwo", 0) & mask if masked else value
-                    same.append((arg["index"], operator, mask, want))
-            if said.setdefault(repr(same), action) != action:
+                    same.add((arg["index"], operator, mask, want))
+            said.setdefault(frozenset(same), set()).add(action)
+        for same, actions in said.items():
+            # where a wider rule applies, too, it decides
+            if len(actions) > 1 and not any(wider < same for wider in said):
                 return True
     return False

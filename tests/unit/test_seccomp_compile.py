@@ -8,7 +8,7 @@ from ocirt import log
 from ocirt.errors import InvalidConfig, Unsupported
 from ocirt.identity.seccomp import cache, names
 from ocirt.identity.seccomp.compile import compile_filter
-from ocirt.identity.seccomp.filter import Filter, allows
+from ocirt.identity.seccomp.filter import Filter, allows, verdict
 from ocirt.linux import seccomp as kernel
 
 ALLOW = {"names": ["read"], "action": "SCMP_ACT_ALLOW"}
@@ -171,6 +171,19 @@ def test_what_a_filter_allows() -> None:
     filter = compile_filter({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": rules})
     assert all(allows(filter, call) for call in ("read", "execveat", "openat2", "mount"))
     assert not any(allows(filter, call) for call in ("write", "fcntl", "no_such_call"))
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"\x07\0\0\0\0\0\0\0" + b"\6\0\0\0\0\0\xff\x7f",  # tax
+        b"\x05\0\0\0\xff\0\0\0" + b"\6\0\0\0\0\0\xff\x7f",  # a jump beyond the end
+        b"",
+    ],
+)
+def test_what_a_foreign_program_says_may_be_unknown(program: bytes) -> None:
+    assert verdict(program, 0, 0, None) is None
+    assert not allows(Filter(program, 0, notify=False, token=0), "read")
 
 
 def test_features_tell_what_is_implemented() -> None:

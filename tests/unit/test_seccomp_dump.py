@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 
+from ocirt.identity.seccomp import BPF_DATA
 from ocirt.identity.seccomp.compile import compile_filter
 from ocirt.identity.seccomp.dump import dump, listing
 from ocirt.identity.seccomp.filter import verdict
@@ -123,6 +125,13 @@ def test_the_listing_is_the_program() -> None:
                 assert run(lines, name, number, [*args, 0, 0, 0, 0]) == words[word or 0]
                 seen.add(word)
     assert seen == set(words)
+
+
+def test_the_program_of_an_annotation_is_listed() -> None:
+    program = compile_filter(PROFILE, machine="x86_64").program
+    text = dump(PROFILE, annotations={BPF_DATA: b64encode(program).decode()})
+    assert text.startswith(f"the program of the annotation {BPF_DATA}\n\n    0 load arch\n")
+    assert text.splitlines()[2:] == listing(program)
 
 
 def test_what_is_no_instruction_of_ours_is_shown_in_hex() -> None:

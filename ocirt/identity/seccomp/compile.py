@@ -229,7 +229,9 @@ def _order(arch: Arch, conditions: tuple[Condition, ...]) -> Order:
     The end is greater than every word: a rule comes before those that add conditions to it.
     """
     key: list[tuple[int, int, int]] = []
-    for index, comparison, _, value in conditions:
+    for index, comparison, mask, value in conditions:
+        if mask is not None and not mask & ((1 << arch.bits) - 1):
+            continue  # always holds
         sign = -1 if comparison in ("<", "<=") else 1
         if arch.bits == 64:
             key.append((2 * index + 1, _PRECEDENCE[comparison], sign * (value >> 32)))
@@ -238,9 +240,14 @@ def _order(arch: Arch, conditions: tuple[Condition, ...]) -> Order:
 
 
 def _first(rules: list[tuple[Order, Rule]], known: dict[str, list[Entrance]], number: int) -> tuple[Rule, ...]:
-    """Rules in the order in which they decide, each once; InvalidConfig if two with the same tests disagree."""
+    """Rules in the order in which they decide; those that never do, because a wider one comes first, are left out.
+
+    InvalidConfig if two with the same tests disagree.
+    """
     said: dict[tuple[Test, ...], int] = {}
     for _, (tests, word) in sorted(rules, key=lambda rule: rule[0], reverse=True):
+        if len(tests) > 1 and any(set(wider) < set(tests) for wider in said):
+            continue
         if said.setdefault(tests, word) != word:
             call = next(call for call, found in known.items() if (number, None) in found)
             raise InvalidConfig(f"{PATH}.syscalls: {call}: two rules with the same conditions have different actions")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import textwrap
 
-from ocirt.identity.seccomp import arches, names
+from ocirt.identity.seccomp import BPF_DATA, arches, names
+from ocirt.identity.seccomp.cache import given
 from ocirt.identity.seccomp.compile import Meaning, compile_filter
 from ocirt.linux import seccomp as kernel
 
@@ -38,6 +39,9 @@ def dump(
     """The filter of `linux.seccomp` as text; `bpf` adds the program. Raises InvalidConfig as compile_filter does."""
     if not seccomp:
         return "no filter: every system call is allowed\n"
+    if annotations and BPF_DATA in annotations:
+        program = given(annotations[BPF_DATA], seccomp).program
+        return "\n".join([f"the program of the annotation {BPF_DATA}", "", *listing(program)]) + "\n"
     filter = compile_filter(seccomp, annotations=annotations, machine=machine)
     meaning = Meaning(seccomp, annotations, machine)
     flags = [name.removeprefix("SECCOMP_FILTER_FLAG_") for name, bit in names.FLAGS.items() if filter.flags & bit]
