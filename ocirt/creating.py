@@ -11,7 +11,7 @@ from ocirt.container import CONFIG, CREATED, CREATING, STOPPED, Container, end_p
 from ocirt.errors import Error, Undo, WrongState, doing, from_oserror
 from ocirt.identity import capabilities, labels, limits, seccomp
 from ocirt.log import warning
-from ocirt.process import seal, steps, trampoline
+from ocirt.process import seal, steps
 from ocirt.process.plan import Plan
 from ocirt.process.runtime import spawn
 from ocirt.process.start import died
@@ -227,10 +227,7 @@ def _check(runtime: Runtime, plan: Plan, options: Options) -> Cgroup:
     if profile:
         plan.filter = seccomp.cached(profile, runtime.root, annotations=plan.config.get("annotations") or {})
         plan.keeps_sys_admin = not process.get("noNewPrivileges")
-    needs_seal = seal.needed(plan)
-    if needs_seal:
-        seal.ensure(runtime.argv)
-    plan.uses_trampoline = trampoline.AVAILABLE and not needs_seal
+    seal.choose(plan, runtime.argv)
     return cgroups.choose(
         linux,
         plan.id,

@@ -13,7 +13,7 @@ from ocirt.container import CREATING, PAUSED, STOPPED, Container, end_process
 from ocirt.creating import null_device, send_pidfd, write_pid_file
 from ocirt.errors import Undo, WrongState, doing
 from ocirt.identity import capabilities, labels, limits, scheduling, seccomp
-from ocirt.process import seal, steps, trampoline
+from ocirt.process import seal, steps
 from ocirt.process.plan import Plan
 from ocirt.process.runtime import spawn
 from ocirt.process.start import await_execve, died
@@ -142,10 +142,7 @@ def _check(runtime: Runtime, container: Container, plan: Plan, options: Options)
         plan.filter = seccomp.cached(profile, runtime.root, annotations=annotations)
         plan.keeps_sys_admin = not process.get("noNewPrivileges")
     # whoever lives in the container by now may have had what its first process had
-    needs_seal = seal.needed(plan, others=container.record.get("bounding", 0))
-    if needs_seal:
-        seal.ensure(runtime.argv)
-    plan.uses_trampoline = trampoline.AVAILABLE and not needs_seal
+    seal.choose(plan, runtime.argv, others=container.record.get("bounding", 0))
     return cgroups.load(container.record.get("cgroup") or {"manager": "disabled"})
 
 

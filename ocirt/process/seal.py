@@ -1,12 +1,13 @@
-"""Running the interpreter from a file that can't be written, for the cases that the trampoline doesn't cover.
+"""How the last execve is kept from handing out the interpreter's file (CVE-2019-5736).
 
-CVE-2019-5736: a process of the container that may trace init (CAP_SYS_PTRACE in
-the host's user namespace, in a shared pid namespace) opens init's /proc/PID/exe,
-keeps it, and once init has ended writes to the host's interpreter. And where the
-last execve can't go through the trampoline, the program itself may be
-`#!/proc/self/exe`. Then the whole command starts over, from a read-only detached
-clone of the interpreter's mount, or where the kernel has none, from a sealed copy
-in memory: once more the start of an interpreter, so only where it is needed.
+Nearly always the trampoline does it (process/trampoline.py). Where it would change
+what the container gets, or doesn't help, the interpreter runs from a file that can't
+be written: a process of the container that may trace init (CAP_SYS_PTRACE in the
+host's user namespace, in a shared pid namespace) opens init's /proc/PID/exe, keeps
+it, and once init has ended writes to the host's interpreter. Then the whole command
+starts over, from a read-only detached clone of the interpreter's mount, or where the
+kernel has none, from a sealed copy in memory: once more the start of an interpreter,
+so only where it is needed.
 """
 
 from __future__ import annotations
@@ -27,33 +28,61 @@ if TYPE_CHECKING:
 _ST_RDONLY = 1
 
 
-def needed(plan: Plan, others: int = 0) -> bool:
-    """Must the interpreter itself be sealed?
+def choose(plan: Plan, argv: tuple[str, ...], others: int = 0) -> None:
+    """Choose how the last execve is protected: sets plan.uses_trampoline, and starts the command over if it must.
 
     others  capabilities that processes of the container may have already, as a mask
+    Nothing may have been made yet; what `ensure` raises, this raises.
     """
-    if plan.userns:
-        # root of the container is nobody to the host's files
+    plan.uses_trampoline = bool(plan.process) and _trampoline_is_unseen(plan)
+    if _is_traceable(plan, others) or (plan.process and not plan.uses_trampoline and _may_own_interpreter(plan)):
+        ensure(argv)
+
+
+def _is_traceable(plan: Plan, others: int) -> bool:
+    """May processes of the container trace init? In a user namespace none can trace what came from outside."""
+    return not plan.userns and "pid" not in plan.new and bool((plan.capabilities.bounding | others) & SYS_PTRACE)
+
+
+def _trampoline_is_unseen(plan: Plan) -> bool:
+    """Does the program start as it would without the trampoline between?
+
+    A security module sees two execve: with a label the policy would have to allow the
+    trampoline's file as an entry point; with a profile the trampoline is confined by it
+    already, so that the program would need `x` in it, and with `ux` or `px` leave it.
+    """
+    if not trampoline.AVAILABLE or plan.process.get("selinuxLabel") or plan.process.get("apparmorProfile"):
         return False
-    if "pid" not in plan.new and (plan.capabilities.bounding | others) & SYS_PTRACE:
+    return plan.filter is None or seccomp.allows(plan.filter, "execveat")
+
+
+def _may_own_interpreter(plan: Plan) -> bool:
+    """May an id of the container be the owner of the interpreter's file?"""
+    if not plan.userns:
         return True
-    if not plan.process:
-        return False
-    if not trampoline.AVAILABLE or plan.process.get("selinuxLabel"):
-        # the label would have to allow the trampoline's file as an entry point
-        return True
-    return plan.filter is not None and not seccomp.allows(plan.filter, "execveat")
+    if any(n["type"] == "user" and n.get("path") for n in plan.linux.get("namespaces") or ()):
+        return True  # whatever is mapped there
+    status = os.stat("/proc/self/exe")
+    uids, gids = plan.linux.get("uidMappings") or (), plan.linux.get("gidMappings") or ()
+    return any(m["hostID"] <= status.st_uid < m["hostID"] + m["size"] for m in uids) or any(
+        m["hostID"] <= status.st_gid < m["hostID"] + m["size"] for m in gids
+    )
 
 
 def is_sealed() -> bool:
-    """Is this interpreter's file on a read-only mount, or a sealed file in memory?"""
+    """Is this interpreter's file sealed in memory, or on a read-only mount that nobody can make writable again?"""
     if os.readlink("/proc/self/exe").startswith("/memfd:"):
         return True
     fd = os.open("/proc/self/exe", os.O_PATH | os.O_CLOEXEC)
     try:
-        return bool(os.fstatvfs(fd).f_flag & _ST_RDONLY)
+        if not os.fstatvfs(fd).f_flag & _ST_RDONLY:
+            return False
+        # one of the mounts of this host, read-only /usr say, may be remounted; only a detached one can't
+        id = mount.mount_id(-1, fd)
     finally:
         os.close(fd)
+    with open("/proc/self/mountinfo", "rb") as mounts:
+        return all(int(line.split(b" ", 1)[0]) != id for line in mounts)
 
 
 def ensure(argv: tuple[str, ...]) -> None:
@@ -66,8 +95,8 @@ def ensure(argv: tuple[str, ...]) -> None:
         return
     if not argv:
         raise Unsupported(
-            "this container shares a pid namespace or has a seccomp filter without execveat:"
-            " the interpreter must be sealed first (call ocirt.seal() at the start of the program)"
+            "this container shares a pid namespace, has a label or profile of a security module, or a seccomp filter"
+            " without execveat: the interpreter must be sealed first (call ocirt.seal() at the start of the program)"
         )
     restart(argv)
 
