@@ -64,12 +64,15 @@ def wait_for_start(plan: Plan) -> None:
     listener = plan.listener
     assert listener is not None
     while True:
-        accepted: tuple[int, object] = listener._accept()  # type: ignore[attr-defined]
-        fd = accepted[0]
-        channel = Channel(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fd))
+        channel = Channel(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, _accept(listener)))
         if channel.receive("start", "")[0]:
             break
         channel.close()
     listener.close()
     plan.channel = channel
     channel.send("starting")
+
+
+def _accept(listener: _socket.socket) -> int:
+    """The descriptor of the next connection: `accept` belongs to the socket module, which costs an enum."""
+    return listener._accept()[0]  # type: ignore[attr-defined,no-any-return]
