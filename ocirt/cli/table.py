@@ -304,13 +304,13 @@ COMMANDS: dict[str, Command] = {
     ),
     "network": (
         "make, list and remove networks of containers",
-        "create NAME, rm NAME…, ls, inspect NAME…; check NAME says whether a container can be attached; gc takes back "
+        "create NAME, rm NAME, ls, inspect NAME; check NAME says whether a container can be attached; gc takes back "
         "what containers that are gone have left; reload tells the kernel again what it should have, after a flushed "
         "ruleset or with other hosts of an overlay; plugins DIR writes the CNI plugins of ocirt there for other "
         "engines.",
         (
             ("action", "one", "create, ls, inspect, rm, check, gc, reload or plugins"),
-            ("names", "rest", "names of networks"),
+            ("name", "optional", "name of the network; plugins: the directory"),
         ),
         (
             ("driver", "d", "choice", "bridge|macvlan|overlay|ptp", "bridge", "create: what connects the containers"),

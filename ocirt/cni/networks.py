@@ -79,6 +79,8 @@ def describe(
     ranges = [[_range(s, gateway, ip_range)] for s in subnets]
     if ranges:
         plugin["ipam"] = {"type": "host-local", "ranges": ranges}
+        if os.environ.get("OCIRT_CNI_DIRECTORY"):
+            plugin["ipam"]["dataDir"] = f"{os.environ['OCIRT_CNI_DIRECTORY']}/networks"
     if mtu:
         plugin["mtu"] = mtu
     if driver in ("bridge", "overlay"):

@@ -38,10 +38,10 @@ def run(options: Options) -> int:
     return 0
 
 
-def _names(options: Options) -> list[str]:
-    if not options.names:
+def _name(options: Options) -> str:
+    if not options.name:
         raise InvalidConfig(f"network {options.action} needs a name")
-    return list(options.names)
+    return str(options.name)
 
 
 def _create(options: Options) -> None:
@@ -57,24 +57,24 @@ def _create(options: Options) -> None:
             extra[key] = parse_json(value.encode(), f"--option {key}")
         except InvalidConfig:
             extra[key] = value  # a word needn't be quoted
-    for name in _names(options):
-        with doing(f"create network {name}"):
-            path = networks.create(
-                name,
-                options.directory,
-                driver=options.driver,
-                subnets=options.subnet,
-                ip_range=options.ip_range,
-                gateway=options.gateway,
-                bridge=options.bridge,
-                parent=options.parent,
-                mtu=options.mtu,
-                internal=options.internal,
-                isolate=options.isolate,
-                port_backend="" if options.ports == "nftables" else options.ports,
-                options=extra,
-            )
-        write(f"{path}\n")
+    name = _name(options)
+    with doing(f"create network {name}"):
+        path = networks.create(
+            name,
+            options.directory,
+            driver=options.driver,
+            subnets=options.subnet,
+            ip_range=options.ip_range,
+            gateway=options.gateway,
+            bridge=options.bridge,
+            parent=options.parent,
+            mtu=options.mtu,
+            internal=options.internal,
+            isolate=options.isolate,
+            port_backend="" if options.ports == "nftables" else options.ports,
+            options=extra,
+        )
+    write(f"{path}\n")
 
 
 def _described(network: NetworkList) -> dict[str, Any]:
@@ -107,33 +107,31 @@ def _list(options: Options) -> None:
 
 
 def _inspect(options: Options) -> None:
-    found = [_described(networks.find(name, options.directory)) for name in _names(options)]
-    write(indented(found) + "\n")
+    write(indented([_described(networks.find(_name(options), options.directory))]) + "\n")
 
 
 def _remove(options: Options) -> None:
-    for name in _names(options):
-        with doing(f"remove network {name}"):
-            users = {entry.attachment.container for entry in _attachments(name)}
-            if not users:
-                # what a network has of its own goes with it: the interface to other hosts, stale reservations
-                default_client().gc(networks.find(name, options.directory), ())
-            networks.remove(name, options.directory, users)
-        write(f"{name}\n")
+    name = _name(options)
+    with doing(f"remove network {name}"):
+        users = {entry.attachment.container for entry in _attachments(name)}
+        if not users:
+            # what a network has of its own goes with it: the interface to other hosts, stale reservations
+            default_client().gc(networks.find(name, options.directory), ())
+        networks.remove(name, options.directory, users)
+    write(f"{name}\n")
 
 
 def _check(options: Options) -> None:
-    client = default_client()
-    for name in _names(options):
-        client.status(networks.find(name, options.directory))
-        write(f"{name}: ready\n")
+    name = _name(options)
+    default_client().status(networks.find(name, options.directory))
+    write(f"{name}: ready\n")
 
 
 def _collect(options: Options) -> None:
     """Take back what belongs to no container any more."""
     from ocirt.cni.collect import collect
 
-    for name in collect(options.names, options.directory):
+    for name in collect([options.name] if options.name else [], options.directory):
         write(f"{name}\n")
 
 
@@ -152,16 +150,16 @@ def _plugins(options: Options) -> None:
     from ocirt.cni.invoke import DISPATCHER, PREFIX
     from ocirt.cni.plugins import TYPES
 
-    for directory in _names(options):
-        with doing(f"write the plugins to {directory}"):
-            os.makedirs(directory, 0o755, exist_ok=True)
-            write_launcher(f"{directory}/{DISPATCHER}", entry="ocirt.cni.executable:launch")
-            write_launcher(f"{directory}/ocirt-proxy", entry="ocirt.proxy.main:launch")
-            for name in (*TYPES, *(PREFIX + t for t in TYPES)):
-                link = f"{directory}/{name}"
-                if os.path.lexists(link):
-                    if not os.path.islink(link) or os.readlink(link) != DISPATCHER:
-                        raise Error(f"{link} is there already and is not ocirt's")
-                    continue
-                os.symlink(DISPATCHER, link)
-        write(f"{directory}\n")
+    directory = _name(options)
+    with doing(f"write the plugins to {directory}"):
+        os.makedirs(directory, 0o755, exist_ok=True)
+        write_launcher(f"{directory}/{DISPATCHER}", entry="ocirt.cni.executable:launch")
+        write_launcher(f"{directory}/ocirt-proxy", entry="ocirt.proxy.main:launch")
+        for name in (*TYPES, *(PREFIX + t for t in TYPES)):
+            link = f"{directory}/{name}"
+            if os.path.lexists(link):
+                if not os.path.islink(link) or os.readlink(link) != DISPATCHER:
+                    raise Error(f"{link} is there already and is not ocirt's")
+                continue
+            os.symlink(DISPATCHER, link)
+    write(f"{directory}\n")

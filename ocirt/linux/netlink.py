@@ -185,6 +185,7 @@ class Socket:
 
     def join(self, group: int) -> None:
         """Subscribe to a multicast group."""
+        self._socket.bind((0, 0))
         self._socket.setsockopt(_SOL_NETLINK, 1, group)
 
     def receive(self, flags: int = 0) -> Iterator[tuple[int, int, int, bytes]]:

@@ -1,0 +1,278 @@
+"""`ocirt run --network …` and `ocirt network …`: a container's network without an engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ocirt.cni import attach
+from ocirt.errors import InvalidConfig
+from tests.kernel.netlab import Namespace, ask, eventually
+
+OCIRT = str(Path(__file__).resolve().parents[2] / "hack" / "ocirt")
+BUSYBOX = shutil.which("busybox") or ""
+
+pytestmark = pytest.mark.skipif(
+    not BUSYBOX, reason="busybox (static) is not installed: the container's programs are it"
+)
+
+SERVER = "httpd -f -p 80 -h /www"
+
+
+class Site:
+    """A host with a neighbour on its wire, a bundle, and the runtime with all its state in one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.host, self.outside = Namespace(), Namespace()
+        self.host.sh(
+            f"""
+            ip link set lo up
+            ip link add wire type veth peer name wire netns /proc/{os.getpid()}/fd/{self.outside.fd}
+            ip addr add 192.0.2.1/24 dev wire; ip link set wire up
+            """
+        )
+        self.outside.sh("ip link set lo up; ip addr add 192.0.2.2/24 dev wire; ip link set wire up")
+        self.environment = {
+            **os.environ,
+            "OCIRT_CNI_DIRECTORY": str(directory / "cni"),
+            "OCIRT_PROXY_DIRECTORY": str(directory / "proxies"),
+        }
+        self.networks = directory / "net.d"
+        self.networks.mkdir()
+        self.ids: list[str] = []
+        root = directory / "bundle" / "rootfs"
+        for name in ("bin", "etc", "proc", "dev", "sys", "tmp", "www"):
+            (root / name).mkdir(parents=True)
+        shutil.copy(BUSYBOX, root / "bin" / "busybox")
+        (root / "www" / "index.html").write_text("hello from inside\n")
+        for name in ("sh", "httpd", "nc", "cat", "ip", "sleep", "wget", "nslookup", "ping"):
+            (root / "bin" / name).symlink_to("busybox")
+
+    def bundle(self, *command: str, **annotations: str) -> str:
+        path = self.directory / "bundle"
+        (path / "config.json").unlink(missing_ok=True)
+        subprocess.run([OCIRT, "spec", "-b", str(path)], check=True, timeout=30)
+        config = json.loads((path / "config.json").read_text())
+        config["process"].update(terminal=False, args=list(command))
+        config["annotations"] = {k.replace("__", ".").replace("_", "-"): v for k, v in annotations.items()}
+        (path / "config.json").write_text(json.dumps(config))
+        return str(path)
+
+    def ocirt(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        out = self.directory / "out"
+        err = self.directory / "err"
+        with self.host.inside(), out.open("w") as stdout, err.open("w") as stderr:
+            process = subprocess.Popen(
+                [OCIRT, "--root", str(self.directory / "root"), *arguments],
+                stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=self.environment,
+            )  # fmt: skip
+        code = process.wait(60)
+        assert not check or code == 0, (arguments, code, out.read_text(), err.read_text())
+        return subprocess.CompletedProcess(arguments, code, out.read_text(), err.read_text())
+
+    def network(self, action: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.ocirt("network", action, "--directory", str(self.networks), *arguments, check=check)
+
+    def run(self, id: str, *flags: str, command: tuple[str, ...] = ("sleep", "1000"), **annotations: str) -> None:
+        self.ids.append(id)
+        self.ocirt("run", "-d", "-b", self.bundle(*command, **annotations), *flags, id)
+
+    def inside(self, id: str, script: str) -> str:
+        return self.ocirt("exec", id, "sh", "-c", script).stdout
+
+    def left(self) -> tuple[list[str], int, list[str], list[str]]:
+        links = [i["ifname"] for i in self.host.ip("link") if i["ifname"] not in ("lo", "wire", "ocirt0")]
+        reserved = [p.name for p in (self.directory / "cni" / "networks" / "bridge").glob("*") if p.name[0].isdigit()]
+        cached = [p.name for p in (self.directory / "cni" / "results").glob("*")]
+        return links, self.host.sh("nft list ruleset").count("comment"), reserved, cached
+
+    def close(self) -> None:
+        for id in self.ids:
+            self.ocirt("delete", "-f", id, check=False)
+        self.network("gc", "bridge", check=False)
+        self.host.close()
+        self.outside.close()
+
+
+NOTHING: Any = ([], 0, [], [])
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    yield made
+    made.close()
+
+
+def page(site: Site, client: Namespace, address: str, port: int) -> bool:
+    try:
+        return b"hello from inside" in ask(client, address, port, b"GET / HTTP/1.0\r\n\r\n", timeout=1)
+    except OSError:
+        return False
+
+
+def test_a_container_on_the_default_network_with_ports(site: Site) -> None:
+    site.run("web", "--network", "bridge", "-p", "8080:80", "-p", "5300:53/udp", command=("sh", "-c", SERVER))
+    assert eventually(lambda: page(site, site.outside, "192.0.2.1", 8080))
+    assert page(site, site.host, "127.0.0.1", 8080)
+    hosts = site.inside("web", "cat /etc/hosts")
+    assert "10.87.0.2\tocirt web\n" in hosts
+    late = site.ocirt("run", "-d", "-b", site.bundle("sleep", "9"), "-p", "8080:80", "late", check=False)
+    assert late.returncode == 1
+    assert "host port 8080/tcp is taken by container web (network bridge, eth0)" in late.stderr
+    assert "late" not in site.ocirt("list", "-q").stdout
+    site.ocirt("delete", "-f", "web")
+    assert site.left() == NOTHING
+
+
+def test_annotations_say_the_same_as_flags(site: Site) -> None:
+    annotations = {
+        "org__ocirt__network": "bridge:mac=02:00:00:00:00:42,interface=net7",
+        "org__ocirt__network__publish": "8080:80, 127.0.0.1:8081:80/tcp",
+        "org__ocirt__network__ip": "10.87.7.7",
+        "org__ocirt__network__dns": "192.0.2.53",
+    }
+    site.run("web", command=("sh", "-c", SERVER), **annotations)
+    assert eventually(lambda: page(site, site.outside, "192.0.2.1", 8080))
+    assert page(site, site.host, "127.0.0.1", 8081)
+    assert not page(site, site.outside, "192.0.2.1", 8081)
+    told = site.inside("web", "ip addr show net7; cat /etc/resolv.conf")
+    assert "10.87.7.7/16" in told
+    assert "02:00:00:00:00:42" in told
+    assert "nameserver 192.0.2.53" in told
+    site.ocirt("delete", "-f", "web")
+    assert site.left() == NOTHING
+
+
+def test_modes_host_none_and_joined(site: Site) -> None:
+    site.run("one", "--network", "bridge")
+    site.run("two", "--network", "container:one")
+    site.run("alone", "--network", "none")
+    site.run("host", "--network", "host")
+    assert "10.87.0.2/16" in site.inside("two", "ip addr show eth0")
+    assert site.inside("alone", "ip -o link").count("\n") == 1
+    assert "wire" in site.inside("host", "ip -o link")
+    bad = site.ocirt("run", "-d", "-b", site.bundle("true"), "--network", "container:nope", "x", check=False)
+    assert "container nope does not exist" in bad.stderr
+    for id in ("two", "alone", "host", "one"):
+        site.ocirt("delete", "-f", id)
+    assert site.left() == NOTHING
+
+
+def test_networks_are_made_used_and_removed(site: Site) -> None:
+    made = site.network("create", "red", "--subnet", "10.61.0.0/24", "--isolate")
+    assert made.stdout == f"{site.networks}/red.conflist\n"
+    assert json.loads((site.networks / "red.conflist").read_text())["name"] == "red"
+    site.network("create", "blue", "--ports", "proxy")
+    again = site.network("create", "red", check=False)
+    assert "network 'red' already exists" in again.stderr
+    clash = site.network("create", "green", "--subnet", "10.61.0.0/16", check=False)
+    assert "overlaps with 10.61.0.0/24" in clash.stderr
+    listed = json.loads(site.network("ls", "--format", "json").stdout)
+    assert [n["name"] for n in listed] == ["bridge", "blue", "red"]
+    subnet = listed[1]["plugins"][0]["ipam"]["ranges"][0][0]["subnet"]
+    assert subnet.endswith(".0/24")
+    assert site.network("check", "red").stdout == "red: ready\n"
+    site.network("rm", "red")
+    site.network("rm", "blue")
+    assert not list(site.networks.iterdir())
+    gone = site.network("rm", "red", check=False)
+    assert "no network of the name 'red'" in gone.stderr
+
+
+@pytest.mark.parametrize("moment", ["running", "killed"])
+def test_what_a_crash_leaves_goes_with_delete_or_gc(site: Site, moment: str) -> None:
+    site.run("web", "--network", "bridge", "-p", "8080:80")
+    pid = json.loads(site.ocirt("state", "web").stdout)["pid"]
+    os.kill(pid, signal.SIGKILL)
+    assert eventually(lambda: json.loads(site.ocirt("state", "web").stdout)["status"] == "stopped")
+    if moment == "running":
+        site.ocirt("delete", "web")
+    else:
+        shutil.rmtree(site.directory / "root" / "web")  # as if the state were lost
+        site.network("gc")
+    assert eventually(lambda: site.left() == NOTHING), site.left()
+
+
+def test_gc_leaves_living_containers_alone(site: Site) -> None:
+    site.run("web", "--network", "bridge", "-p", "8080:80", command=("sh", "-c", SERVER))
+    before = site.left()
+    site.network("gc")
+    assert site.left() == before
+    assert eventually(lambda: page(site, site.outside, "192.0.2.1", 8080))
+
+
+def test_reload_puts_back_what_was_flushed(site: Site) -> None:
+    site.run("web", "--network", "bridge", "-p", "8080:80", command=("sh", "-c", SERVER))
+    assert eventually(lambda: page(site, site.outside, "192.0.2.1", 8080))
+    before = site.left()
+    site.host.sh("nft flush ruleset")
+    assert not page(site, site.outside, "192.0.2.1", 8080)
+    assert "bridge: web eth0" in site.network("reload").stdout
+    assert page(site, site.outside, "192.0.2.1", 8080)
+    assert site.left() == before
+
+
+def test_reload_can_watch(site: Site) -> None:
+    site.run("web", "--network", "bridge", "-p", "8080:80", command=("sh", "-c", SERVER))
+    assert eventually(lambda: page(site, site.outside, "192.0.2.1", 8080))
+    with site.host.inside():
+        watching = subprocess.Popen(
+            [OCIRT, "network", "reload", "--watch", "--directory", str(site.networks)], env=site.environment
+        )
+    try:
+        for _ in range(2):
+            site.host.sh("sleep 0.3; nft flush ruleset")
+            assert eventually(lambda: page(site, site.outside, "192.0.2.1", 8080))
+    finally:
+        watching.terminate()
+        watching.wait(5)
+
+
+def test_plugins_are_written_for_others(site: Site, tmp_path: Path) -> None:
+    directory = tmp_path / "cni"
+    for _ in range(2):
+        site.network("plugins", str(directory))
+    done = subprocess.run(
+        [directory / "bridge"], env={"CNI_COMMAND": "VERSION"}, capture_output=True, text=True, timeout=20, check=True
+    )
+    assert "1.1.0" in json.loads(done.stdout)["supportedVersions"]
+    done = subprocess.run(
+        [directory / "ocirt-cni-firewall"], env={}, capture_output=True, text=True, timeout=20, check=True
+    )
+    assert done.stderr.startswith("CNI firewall plugin v1.7.1")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("80", [{"hostPort": 80, "containerPort": 80, "protocol": "tcp"}]),
+        ("8080:80/udp", [{"hostPort": 8080, "containerPort": 80, "protocol": "udp"}]),
+        ("127.0.0.1::80", [{"hostPort": 80, "containerPort": 80, "protocol": "tcp", "hostIP": "127.0.0.1"}]),
+        ("[::1]:8080:80", [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "::1"}]),
+        ("8000-8099:8000-8099", [{"hostPort": 8000, "containerPort": 8000, "protocol": "tcp", "range": 100}]),
+        ("8000-8001:80-81", [
+            {"hostPort": 8000, "containerPort": 80, "protocol": "tcp"},
+            {"hostPort": 8001, "containerPort": 81, "protocol": "tcp"},
+        ]),
+    ],
+)  # fmt: skip
+def test_port_mappings_as_users_write_them(text: str, expected: list[dict[str, Any]]) -> None:
+    assert attach.parse_port(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "0", "65536", "80:", "1-2:3", "2-1", "80/icmp", "300.0.0.1:80:80", "a:b:c:d", "-1", "８０"]
+)
+def test_what_is_no_port_mapping_is_named(text: str) -> None:
+    with pytest.raises(InvalidConfig, match="invalid port mapping"):
+        attach.parse_port(text)
