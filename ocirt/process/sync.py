@@ -62,10 +62,13 @@ class Channel:
         self.socket = socket
 
     def send(self, name: str, *fields: str, pass_fds: tuple[int, ...] = ()) -> None:
-        """Send a message; a peer that is gone raises Error."""
+        """Send a message; a peer that is gone raises the Error that it sent last, or Gone."""
         data = "\0".join((name, *fields)).encode("utf-8", "surrogateescape")[:_SIZE]
         try:
             fds.send(self.socket, data, pass_fds)
+        except BrokenPipeError:
+            while True:
+                self.receive(*MESSAGES)
         except OSError as error:
             raise Error(f"send {name}: {error.strerror}", error.errno or 0) from None
 
@@ -82,11 +85,9 @@ class Channel:
             try:
                 data = self.socket.recv(_SIZE)
                 break
-            except InterruptedError:
+            except (InterruptedError, ConnectionResetError):
+                # the latter is told once, when the peer left something unread; what it sent comes after
                 continue
-            except ConnectionResetError:
-                data = b""
-                break
         if not data:
             if "" in expected:
                 return [""]
