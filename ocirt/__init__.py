@@ -8,11 +8,27 @@ __version__ = "0.1.0"
 
 #: What api gives. Named here because `from ocirt import log` asks for attributes of the package as well, and must not
 #: load the API.
-__all__: tuple[str, ...] = ()
+_NAMES = (
+    "AlreadyExists",
+    "Error",
+    "InvalidConfig",
+    "NotFound",
+    "Runtime",
+    "Unsupported",
+    "WrongState",
+    "containers",
+    "create",
+    "delete",
+    "kill",
+    "run",
+    "seal",
+    "start",
+    "state",
+)
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
+    if name not in _NAMES:
         raise AttributeError(f"module 'ocirt' has no attribute {name!r}")
     import ocirt.api
 
