@@ -64,7 +64,9 @@ def _go() -> tuple[str, list[str]]:
             if found.returncode == 0 and [int(part) for part in version[:2]] >= [1, 21]:
                 return candidate, tried
             tried.append(f"{candidate}: {found.stdout.strip() or found.stderr.strip()} (needs go1.21)")
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(kept), GO_PACKAGE]
+    environment = HERE.parent / ".venv" / "bin" / "python"
+    python = environment if environment.exists() else sys.executable
+    install = [python, "-m", "pip", "install", "--quiet", "--target", str(kept), GO_PACKAGE]
     done = subprocess.run(install, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         programs = [path for path in kept.rglob("go") if path.parent.name == "bin" and path.is_file()]
