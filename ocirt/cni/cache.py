@@ -9,6 +9,7 @@ place.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from binascii import a2b_base64, b2a_base64
 
@@ -29,15 +30,14 @@ _KIND = "cniCacheV1"
 
 
 class Entry:
-    """An attachment as cached.
+    """An attachment as cached; its netns is "" unless that is still the namespace that was attached.
 
     network   its configuration at ADD, None if the file has none
     result    as the last plugin gave it, None before ADD is through
     boot      of the host in which it was written, "" if another program wrote it
-    namespace identity of the network namespace, "" if another program wrote it
     """
 
-    __slots__ = ("attachment", "boot", "namespace", "network", "network_name", "path", "result")
+    __slots__ = ("attachment", "boot", "network", "network_name", "path", "result")
 
     def __init__(self, data: dict[str, Any], path: str) -> None:
         self.path = path
@@ -51,18 +51,19 @@ class Entry:
         )
         ours = data.get("ocirt") or {}
         self.boot: str = ours.get("boot", "")
-        self.namespace: str = ours.get("namespace", "")
+        there = identity(self.attachment.netns)
+        if not there or (ours and (self.boot, ours.get("namespace")) != (boot_id(), there)):
+            # A path by a pid or a name may lead to another container's namespace by now: DEL would take that
+            # one's interface away.
+            self.attachment.netns = ""
         self.network: config.NetworkList | None = None
         if data.get("config"):
             self.network = config.parse(a2b_base64(data["config"]), f"the configuration in {path}")
         self.result: dict[str, Any] | None = data.get("result") or None
 
     def is_alive(self) -> bool:
-        """Is the namespace that was attached still there? A path by a pid alone may be another process's by now."""
-        if self.boot not in ("", boot_id()):
-            return False
-        there = identity(self.attachment.netns)
-        return bool(there) and self.namespace in ("", there)
+        """Is the namespace that was attached still there?"""
+        return bool(self.attachment.netns)
 
     def parsed(self) -> Result | None:
         """The result, None if there is none or it can't be read."""
@@ -98,18 +99,25 @@ def save(directory: str, network: config.NetworkList, attachment: Attachment, re
     if result is not None:
         data["result"] = result
     parent = os.path.dirname(path)
-    temporary = f"{parent}/.{os.getpid()}.{os.path.basename(path)[:200]}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    temporary = _temporary(path)
     try:
         fd = os.open(temporary, flags, 0o600)
     except FileNotFoundError:
         os.makedirs(parent, 0o700, exist_ok=True)
         fd = os.open(temporary, flags, 0o600)
     try:
+        fcntl.flock(fd, fcntl.LOCK_EX)  # so that remove_torn knows that somebody is at it
         os.write(fd, dump_json(data))
+        os.rename(temporary, path)
     finally:
         os.close(fd)
-    os.rename(temporary, path)
+
+
+def _temporary(path: str) -> str:
+    """Where the file is written: always the same place, since one attachment has one operation at a time."""
+    directory, _, name = path.rpartition("/")
+    return f"{directory}/.{name}"
 
 
 def _as_list(network: config.NetworkList) -> bytes:
@@ -145,10 +153,12 @@ def _load(path: str) -> Entry | None:
 
 def remove(directory: str, network: str, attachment: Attachment) -> None:
     """Remove the entry; none there is fine."""
-    try:
-        os.unlink(_path(directory, network, attachment))
-    except FileNotFoundError:
-        pass
+    path = _path(directory, network, attachment)
+    for name in (_temporary(path), path):
+        try:
+            os.unlink(name)
+        except FileNotFoundError:
+            pass
 
 
 def entries(directory: str, *, network: str = "", container: str = "") -> Iterator[Entry]:
@@ -176,11 +186,17 @@ def remove_torn(directory: str) -> None:
     for name in names:
         path = f"{directory}/results/{name}"
         try:
-            pid = name.split(".")[1] if name.startswith(".") else ""
-            if (pid.isdigit() and not os.path.exists(f"/proc/{pid}")) or os.stat(path).st_size == 0:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            if name.startswith(".") or os.fstat(fd).st_size == 0:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.unlink(path)
         except OSError:
             continue
+        finally:
+            os.close(fd)
 
 
 def identity(netns: str) -> str:

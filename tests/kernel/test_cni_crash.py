@@ -1,0 +1,281 @@
+"""Whatever moment a runtime is killed at, and whatever is lost: the next DEL or GC leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ocirt.cni import cache, collect
+from ocirt.cni.client import Client
+from ocirt.errors import Error
+from ocirt.linux import netlink
+from tests.kernel.netlab import Namespace, ask, eventually
+from tests.kernel.test_cni_bridge import NOTHING, PORTMAP, Lab
+
+PORTS = [
+    {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+    {"hostPort": 5353, "containerPort": 53, "protocol": "udp", "hostIP": "192.0.2.1"},
+]
+CHANGES = ("open", "link", "rename", "unlink", "write", "makedirs", "setxattr")
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    monkeypatch.setenv("OCIRT_CNI_DIRECTORY", str(tmp_path / "cache"))
+    monkeypatch.setenv("OCIRT_PROXY_DIRECTORY", str(tmp_path / "proxies"))
+    made = Lab(tmp_path)
+    yield made
+    made.close()
+
+
+def chain(lab: Lab, **keys: Any) -> Any:
+    firewall = {"type": "firewall", "ingressPolicy": "isolated"}
+    bridge = lab.bridge("10.88.0.0/16", {"subnet": "fd00:88::/64"}, macspoofchk=True)
+    return lab.network(bridge, {**PORTMAP, **keys}, firewall)
+
+
+def kill_at(step: int, action: Callable[..., Any], *what: Any) -> bool:
+    """Do `action(*what)` in a child that is killed after its `step`-th change of a file or message to the kernel.
+
+    False if it was through before.
+    """
+    pid = os.fork()
+    if pid == 0:
+        try:
+            count = 0
+
+            def counted(function: Any) -> Any:
+                def call(*arguments: Any, **more: Any) -> Any:
+                    nonlocal count
+                    result = function(*arguments, **more)
+                    count += 1
+                    if count == step:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return result
+
+                return call
+
+            for name in CHANGES:
+                setattr(os, name, counted(getattr(os, name)))
+            netlink.Socket._send = counted(netlink.Socket._send)  # type: ignore[method-assign]
+            action(*what)
+            os._exit(0)
+        except BaseException:
+            os._exit(7)
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
+
+
+def each_step(lab: Lab, network: Any, crash: str, recover: str) -> int:
+    """Kill `crash` at each of its steps, recover, and look; how many steps there were."""
+    step = 0
+    while True:
+        step += 1
+        lab.containers["web"] = Namespace()
+        attachment = lab.attachment("web", {"portMappings": PORTS})
+        with lab.host.inside():
+            if crash == "delete":
+                lab.client.add(network, attachment)
+            action = lab.client.add if crash == "add" else lab.client.delete
+            killed = kill_at(step, action, network, attachment)
+            if not killed and crash == "add":
+                assert step > 20
+            if recover == "namespace gone":
+                lab.containers["web"].close()
+            client = Client(directory=lab.client.directory)
+            if recover == "gc":
+                client.gc(network, [])
+            elif recover == "collect":
+                lab.containers["web"].close()
+                collect.collect(["net1"], str(lab.directory / "net.d"))
+            else:
+                client.delete(
+                    network, lab.attachment("web") if recover == "delete" else cache.Attachment("web", "", "eth0")
+                )
+        assert eventually(lambda: lab.left() == NOTHING), (step, lab.left())
+        lab.containers.pop("web").close()
+        if not killed:
+            return step - 1
+
+
+@pytest.mark.parametrize("recover", ["delete", "namespace gone", "gc", "collect"])
+@pytest.mark.parametrize("crash", ["add", "delete"])
+def test_killed_after_each_step(lab: Lab, crash: str, recover: str) -> None:
+    network = chain(lab)
+    (lab.directory / "net.d").mkdir()
+    (lab.directory / "net.d" / "net1.conflist").write_bytes(network.data)
+    steps = each_step(lab, network, crash, recover)
+    assert steps > 10
+    # And the same attachment can be made again.
+    lab.add(network, "web", portMappings=PORTS)
+    lab.serve(lab.containers["web"], "0.0.0.0", 80)
+    assert ask(lab.outside, "192.0.2.1", 8080) == b"hello|192.0.2.2"
+
+
+def test_an_attachment_that_crashed_is_made_again_by_add(lab: Lab) -> None:
+    network = chain(lab)
+    for step in (5, 15, 25, 35):
+        lab.containers["web"] = Namespace()
+        attachment = lab.attachment("web", {"portMappings": PORTS})
+        with lab.host.inside():
+            assert kill_at(step, lab.client.add, network, attachment)
+            lab.client.add(network, attachment)
+            lab.client.check(network, attachment)
+            lab.client.delete(network, attachment)
+        assert lab.left() == NOTHING
+        lab.containers.pop("web").close()
+
+
+def test_the_proxy_of_a_killed_add_is_found(lab: Lab) -> None:
+    network = chain(lab, backend="proxy")
+    for step in range(1, 200, 3):
+        lab.containers["web"] = Namespace()
+        attachment = lab.attachment("web", {"portMappings": PORTS})
+        with lab.host.inside():
+            killed = kill_at(step, lab.client.add, network, attachment)
+            lab.client.delete(network, attachment)
+        assert eventually(lambda: lab.host.sh("ss -Htlnu sport = :8080 or sport = :5353") == ""), step
+        assert lab.left() == NOTHING
+        assert not list((lab.directory / "proxies").glob("*"))
+        lab.containers.pop("web").close()
+        if not killed:
+            return
+    raise AssertionError("never through")
+
+
+def test_after_a_reboot_everything_is_free(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = lab.network(lab.bridge("10.88.0.0/29"), PORTMAP)
+    for i in range(5):
+        lab.add(network, f"c{i}", portMappings=[{"hostPort": 8080 + i, "containerPort": 80, "protocol": "tcp"}])
+    with pytest.raises(Error, match="no IP addresses available"):
+        lab.add(network, "late")
+    # The machine goes down: namespaces, links and rules are gone, files stay, and say another boot.
+    for name in list(lab.containers):
+        lab.containers.pop(name).close()
+    lab.host.close()
+    lab.host = Namespace()
+    for file in (lab.directory / "ipam" / "net1").iterdir():
+        if file.name[0].isdigit():
+            os.setxattr(file, "user.ocirt.boot", b"another-boot")
+    for file in (lab.directory / "cache" / "results").iterdir():
+        data = json.loads(file.read_text())
+        data["ocirt"]["boot"] = "another-boot"
+        file.write_text(json.dumps(data))
+    with lab.host.inside():
+        lab.client.status(network)
+    assert lab.add(network, "c0").ips[0]["address"].startswith("10.88.0.")
+    for i in range(1, 5):
+        lab.add(network, f"new{i}")
+    with lab.host.inside():
+        lab.client.gc(network, [("c0", "eth0"), *((f"new{i}", "eth0") for i in range(1, 5))])
+    left = lab.left()
+    assert (len(left["links"]), len(left["addresses"]), len(left["cache"])) == (5, 5, 5)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b'{"kind": "cniCacheV1"}', b"\0" * 100])
+def test_a_torn_cache_file_takes_nothing_with_it(lab: Lab, content: bytes) -> None:
+    network = chain(lab)
+    lab.add(network, "web", portMappings=PORTS)
+    lab.add(network, "other")
+    (lab.directory / "cache" / "results" / "net1-web-eth0").write_bytes(content)
+    lab.containers.pop("web").close()
+    with lab.host.inside():
+        lab.client.gc(network, [("other", "eth0")])
+    lab.check(network, "other")
+    lab.delete(network, "web")
+    lab.delete(network, "other")
+    assert eventually(lambda: lab.left() == NOTHING), lab.left()
+
+
+def test_a_torn_reservation_is_taken_over(lab: Lab) -> None:
+    network = lab.network(lab.bridge("10.88.0.0/30"))
+    store = lab.directory / "ipam" / "net1"
+    store.mkdir(parents=True)
+    (store / "10.88.0.2").write_bytes(b"")
+    assert lab.add(network, "web").ips[0]["address"] == "10.88.0.2/30"
+
+
+def test_many_at_once(lab: Lab) -> None:
+    """Eight processes attach and detach without any lock of theirs; nobody gets what another has."""
+    network = chain(lab)
+    rounds, workers = 6, 8
+    read, write = os.pipe()
+    pids = []
+    with lab.host.inside():
+        for worker in range(workers):
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    for i in range(rounds):
+                        inside = Namespace()
+                        port = {"hostPort": 9000 + worker, "containerPort": 80, "protocol": "tcp"}
+                        container = f"w{worker}-{i}"
+                        attachment = cache.Attachment(container, inside.path, "eth0", (), {"portMappings": [port]})
+                        result = lab.client.add(network, attachment)
+                        os.write(write, f"+{result.ips[0]['address']}\n".encode())
+                        lab.client.check(network, attachment)
+                        os.write(write, f"-{result.ips[0]['address']}\n".encode())
+                        lab.client.delete(network, attachment)
+                        inside.close()
+                    os._exit(0)
+                except BaseException as error:
+                    os.write(write, f"! {error}\n".encode())
+                    os._exit(1)
+            pids.append(pid)
+    os.close(write)
+    with open(read) as file:
+        lines = file.read().splitlines()
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    assert [line for line in lines if line.startswith("!")] == []
+    assert codes == [0] * workers
+    held: set[str] = set()
+    for line in lines:
+        if line[0] == "+":
+            assert line[1:] not in held
+            held.add(line[1:])
+        else:
+            held.remove(line[1:])
+    assert eventually(lambda: lab.left() == NOTHING), lab.left()
+
+
+def test_one_port_wanted_by_many_at_once_goes_to_one(lab: Lab) -> None:
+    network = lab.network(lab.bridge(), PORTMAP)
+    for kind in ({}, {"hostIP": "192.0.2.1"}):
+        pids = []
+        with lab.host.inside():
+            for worker in range(6):
+                pid = os.fork()
+                if pid == 0:
+                    try:
+                        inside = Namespace()
+                        # each other one binds to one address, the rest to all
+                        port = {
+                            "hostPort": 9000,
+                            "containerPort": 80,
+                            "protocol": "tcp",
+                            **(kind if worker % 2 else {}),
+                        }
+                        attachment = cache.Attachment(f"w{worker}", inside.path, "eth0", (), {"portMappings": [port]})
+                        lab.client.add(network, attachment)
+                        os._exit(0)
+                    except Error as error:
+                        os._exit(3 if "is taken by" in str(error) else 4)
+                    except BaseException:
+                        os._exit(5)
+                pids.append(pid)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        # two that meet may both give up; never do two have it
+        assert codes.count(0) <= 1, codes
+        assert codes.count(0) + codes.count(3) == 6, codes
+        assert kind or codes.count(0) == 1
+        with lab.host.inside():
+            lab.client.gc(network, [])
+        assert eventually(lambda: lab.left() == NOTHING), lab.left()
