@@ -81,7 +81,7 @@ def expand(slice: str) -> str:
 class Systemd(Cgroup):
     """A transient scope; `inner` is its cgroup, in which everything but making and ending is done."""
 
-    __slots__ = ("above", "extra", "inner", "mounted", "resources", "slice", "unit", "user")
+    __slots__ = ("above", "extra", "inner", "limit", "mounted", "resources", "slice", "unit", "user")
 
     def __init__(
         self,
@@ -101,6 +101,8 @@ class Systemd(Cgroup):
         self.extra = extra
         self.inner: Cgroup = Cgroup()
         self.above = -1
+        #: memory limit at create: what is left to tell when systemd has removed the cgroup
+        self.limit: int = conversions.section(resources, "memory").get("limit") or -1
 
     @classmethod
     def load(cls, record: dict[str, Any]) -> Systemd:
@@ -109,12 +111,18 @@ class Systemd(Cgroup):
 
         made = cls(record["unit"], "", user=record["user"], mounted=[], resources={}, extra=[])
         made.inner = load(record["inner"])
-        made.above = record["above"]
+        made.above, made.limit = record["above"], record["limit"]
         return made
 
     def record(self) -> dict[str, Any]:
-        inner = self.inner.record()
-        return {"manager": "systemd", "unit": self.unit, "user": self.user, "above": self.above, "inner": inner}
+        return {
+            "manager": "systemd",
+            "unit": self.unit,
+            "user": self.user,
+            "above": self.above,
+            "limit": self.limit,
+            "inner": self.inner.record(),
+        }
 
     # -- create
 
@@ -280,10 +288,7 @@ class Systemd(Cgroup):
 
     def memory_peak(self) -> tuple[int, int]:
         limit, peak = self.inner.memory_peak()
-        if limit < 0 and not peak:
-            kept = self._remembered("Scope", "MemoryMax", "t")
-            limit = -1 if kept in (None, systemd_properties.INFINITY) else kept
-        return limit, peak
+        return self.limit if limit < 0 and not peak else limit, peak
 
     def _remembered(self, interface: str, name: str, signature: str) -> Any:
         """A property of the unit, None if it or systemd is gone."""

@@ -136,7 +136,8 @@ class V1(Cgroup):
                 _freeze_v1(directory)
             return
         if not self.path():
-            raise Unsupported("can't freeze: no cgroup hierarchy has the freezer controller")
+            lacks = "no cgroup hierarchy has the freezer controller" if self.cgroups else "the container has no cgroup"
+            raise Unsupported(f"can't freeze: {lacks}")
         from ocirt.cgroups import v2
 
         v2.freeze(self.path())

@@ -85,6 +85,7 @@ def test_a_memory_limit_that_is_too_small_names_one_that_would_do(box: Box) -> N
     box.args("/bin/true")
     result = box.run(check=False)
     assert result.rc != 0
+    assert "too small for start-up; " in result.err, result.err
     words = result.err.partition("too small for start-up; ")[2].split()
     assert words[1] == "would", result.err
     resources(box, memory={"limit": int(words[0])})
