@@ -444,7 +444,7 @@ spec:
     infra.write_text(f'[engine]\ninfra_image = "{NAME}"\n')
     try:
         podman("play", "kube", "--network", "none", str(manifest))
-        assert podman("exec", f"{name}-one", "touch", "/x", rc=1).rc == 1
+        assert podman("exec", f"{name}-one", "/bin/touch", "/x", rc=1).rc == 1
     finally:
         podman("play", "kube", "--down", str(manifest), rc=None)
         infra.unlink()
