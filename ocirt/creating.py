@@ -91,7 +91,7 @@ def create(runtime: Runtime, id: str, path: str, options: Options) -> Container:
         except Gone as error:
             raise died(container, error) from None
         except Error as error:
-            if unprivileged:
+            if plan.userns:
                 from ocirt.rootless import explain
 
                 explain(error)

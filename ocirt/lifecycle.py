@@ -98,11 +98,11 @@ def start(runtime: Runtime, id: str, *, relay: bool = True) -> Relay | None:
 
     relay  False: the caller passes the readiness messages on, with what is returned
     """
-    from ocirt.process.start import run_poststart
-
     container = Container.load(runtime.root, id, lock=True)
     try:
         notifications = _start(container)
+        from ocirt.process.start import run_poststart
+
         # a hook may want to use the runtime on the container
         container.unlock()
         with doing(f"start container {id}"):
@@ -182,7 +182,7 @@ def kill(runtime: Runtime, id: str, signal: int, *, all: bool = False) -> None:
             return
         raise WrongState(f"container not running: {id} is {status}")
     if all:
-        _cgroup(container).signal(signal)
+        _signal_all(container, signal)
         return
     _signal_init(container, signal)
     if status == PAUSED and signal == SIGKILL:
@@ -190,6 +190,24 @@ def kill(runtime: Runtime, id: str, signal: int, *, all: bool = False) -> None:
         _cgroup(container).thaw()
     elif signal == SIGKILL and not container.record.get("pidNamespace", True):
         _cgroup(container).kill()
+
+
+def _signal_all(container: Container, signal: int) -> None:
+    """To every process of the cgroup; of a container that has none, to every process of its pid namespace."""
+    cgroup = _cgroup(container)
+    if cgroup.pids():
+        cgroup.signal(signal)
+        return
+    if container.record.get("pidNamespace", True):
+        init = posix.stat(f"/proc/{container.pid}/ns/pid")
+        for name in posix.listdir("/proc"):
+            try:
+                if name.isdigit() and posix.stat(f"/proc/{name}/ns/pid").st_ino == init.st_ino:
+                    posix.kill(int(name), signal)
+            except OSError:
+                continue  # it has ended, or is somebody else's
+        return
+    _signal_init(container, signal)
 
 
 def _signal_init(container: Container, signal: int) -> None:

@@ -133,7 +133,7 @@ class children_in:
                 sched.setns(self._joined[kind], TYPES[kind][0], f"{kind} namespace")
             else:
                 sched.unshare(TYPES[kind][0])
-                write_time_offsets(self._linux)
+                write_time_offsets(open_time_offsets(), self._linux)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -149,17 +149,24 @@ def join(joined: dict[str, int], kinds: set[str]) -> None:
             sched.setns(fd, TYPES[kind][0], f"{kind} namespace")
 
 
-def write_time_offsets(linux: Linux) -> None:
-    """Write linux.timeOffsets for the children of this process (time_namespaces(7))."""
+def open_time_offsets() -> int:
+    """The file of this process that takes the offsets of the clocks of its children (time_namespaces(7)).
+
+    It may be opened only while the process is dumpable, and only by who has CAP_SYS_TIME
+    in the user namespace that the time namespace, which may be made later, belongs to.
+    """
+    return os.open("/proc/self/timens_offsets", os.O_WRONLY | os.O_CLOEXEC)
+
+
+def write_time_offsets(fd: int, linux: Linux) -> None:
+    """Write linux.timeOffsets to the file, and close it."""
     offsets = linux.get("timeOffsets") or {}
     lines = "".join(
         f"{clock} {offset.get('secs', 0)} {offset.get('nanosecs', 0)}\n" for clock, offset in offsets.items()
     )
-    if not lines:
-        return
-    fd = os.open("/proc/self/timens_offsets", os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.write(fd, lines.encode())
+        if lines:
+            os.write(fd, lines.encode())
     except OSError as error:
         raise Error(f"write {lines!r} to /proc/self/timens_offsets: {error.strerror}", error.errno or 0) from None
     finally:

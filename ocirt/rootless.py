@@ -1,8 +1,8 @@
 """Containers of an ordinary user: an automatic user namespace, and why the host forbids one.
 
 A bundle made for root runs for everybody: where config.json has no user
-namespace and the caller isn't root, one is added that maps root to the caller
-and the other ids to the caller's subordinate ids (subuid(5), subgid(5)).
+namespace, or one without mappings, and the caller isn't root, root is mapped to
+the caller and the other ids to the caller's subordinate ids (subuid(5), subgid(5)).
 """
 
 from __future__ import annotations
@@ -15,29 +15,48 @@ from ocirt.userns import find_helper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ocirt.spec import Config, IDMapping
 
-#: (file, value that forbids, what to do about it)
-_OBSTACLES = (
-    ("/proc/sys/user/max_user_namespaces", "0", "set the sysctl user.max_user_namespaces above 0"),
-    ("/proc/sys/kernel/unprivileged_userns_clone", "0", "set the sysctl kernel.unprivileged_userns_clone to 1"),
+    Obstacle = tuple[str, str, bool, str]
+
+#: (file, value that forbids, it concerns root as well, what to do about it)
+OBSTACLES: tuple[Obstacle, ...] = (
+    ("/proc/sys/user/max_user_namespaces", "0", True, "set the sysctl user.max_user_namespaces above 0"),
+    (
+        "/proc/sys/kernel/unprivileged_userns_clone",
+        "0",
+        False,
+        "set the sysctl kernel.unprivileged_userns_clone to 1",
+    ),
     (
         "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
         "1",
+        False,
         "AppArmor restricts user namespaces of ordinary users: set the sysctl"
         " kernel.apparmor_restrict_unprivileged_userns to 0, or load a profile with `userns,` for ocirt's interpreter",
     ),
 )
+_REFUSALS = (1, 13, 28)  # EPERM, EACCES, ENOSPC
 
 
 def add_user_namespace(config: Config) -> None:
-    """Give a configuration without a user namespace one of the caller's ids, if the caller isn't root."""
+    """Give the configuration of a caller who isn't root a user namespace and mappings of the caller's ids.
+
+    What is listed stays: a namespace to join by its path, and mappings. For root nothing
+    is changed: root can map any ids, so validation asks which.
+    """
+    if os.geteuid() == 0:
+        return
     linux = config.setdefault("linux", {})
     listed = linux.get("namespaces") or []
-    if os.geteuid() == 0 or any(n["type"] == "user" for n in listed):
+    user = next((n for n in listed if n["type"] == "user"), None)
+    if user is None:
+        linux["namespaces"] = [*listed, {"type": "user"}]
+    elif user.get("path"):
         return
-    linux["namespaces"] = [*listed, {"type": "user"}]
-    if not linux.get("uidMappings"):
+    if not linux.get("uidMappings") and not linux.get("gidMappings"):
         uid, gid = os.geteuid(), os.getegid()
         linux["uidMappings"] = _mappings("/etc/subuid", "newuidmap", uid, uid)
         linux["gidMappings"] = _mappings("/etc/subgid", "newgidmap", uid, gid)
@@ -81,11 +100,16 @@ def subordinate(file: str, uid: int) -> list[tuple[int, int]]:
     ]
 
 
-def explain(error: Error) -> None:
-    """Add to a refusal (EPERM, EACCES, ENOSPC) what on this host forbids user namespaces, and the remedy."""
-    if os.geteuid() == 0 or error.errno not in (1, 13, 28):
+def explain(
+    error: Error, *, uid: int | None = None, obstacles: Sequence[tuple[str, str, bool, str]] = OBSTACLES
+) -> None:
+    """Add to a refusal what on this host forbids the caller user namespaces, and the remedy."""
+    if error.errno not in _REFUSALS:
         return
-    for file, forbidding, remedy in _OBSTACLES:
+    uid = os.geteuid() if uid is None else uid
+    for file, forbidding, concerns_root, remedy in obstacles:
+        if uid == 0 and not concerns_root:
+            continue
         try:
             with open(file, encoding="ascii") as value:
                 if value.read().strip() == forbidding:

@@ -168,20 +168,26 @@ class V1(Cgroup):
         """cgroup.kill of the hybrid tree takes everyone at once; else freeze, signal, thaw."""
         unified = self.path()
         if not unified:
-            self.signal(SIGKILL)
+            self._signal_all(SIGKILL)
             return
         try:
             files.put(unified + "/cgroup.kill", "1")
         except OSError as error:
             if error.errno != files.ENODEV and os.access(unified, os.F_OK):
-                self.signal(SIGKILL)  # before Linux 5.14
+                self._signal_all(SIGKILL)  # before Linux 5.14
                 return
         self.thaw()
         # one that was moved out of the hybrid tree's cgroup, but not out of this one
         if set(self.pids()).difference(files.processes(unified)):
-            self.signal(SIGKILL)
+            self._signal_all(SIGKILL)
 
     def signal(self, number: int) -> None:
+        if number == SIGKILL:
+            self.kill()
+        else:
+            self._signal_all(number)
+
+    def _signal_all(self, number: int) -> None:
         """Frozen while the list is read and worked off, so that no fork escapes; then thawed."""
         was_frozen = self.frozen()
         directory = self.path("freezer")

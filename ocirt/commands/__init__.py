@@ -54,7 +54,7 @@ def default_root() -> str:
 
     It depends on nothing but the user and XDG_RUNTIME_DIR, because engines start `kill` with that variable alone:
     the same container must be found by every call. Root of the host never follows the variable, which sudo may have
-    kept from the user. An empty one counts as unset.
+    kept from the user. An empty one counts as unset: then it is where pam_systemd(8) makes it, if that is there.
     """
     if not is_rootless():
         return "/run/ocirt"
@@ -63,6 +63,13 @@ def default_root() -> str:
         return directory.decode("utf-8", "surrogateescape") + "/ocirt"
     if posix.geteuid() == 0:
         return "/run/ocirt"  # root of a user namespace that has a /run of its own
+    directory = f"/run/user/{posix.geteuid()}"  # where it usually points to: su(1) and cron(8) don't set it
+    try:
+        status = posix.stat(directory)
+    except OSError:
+        status = None
+    if status and status.st_uid == posix.geteuid():
+        return directory + "/ocirt"
     raise Error("no directory for the containers' state: XDG_RUNTIME_DIR is not set (set it, or give --root DIR)")
 
 

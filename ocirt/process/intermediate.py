@@ -28,8 +28,9 @@ def main(plan: Plan, inherited: set[int]) -> NoReturn:
             plan.channel.receive("mapped")
             plan.mapped = True
             become_root(plan)
+        offsets = namespaces.open_time_offsets() if "time" in plan.new else -1
         prctl.set_dumpable(False)
-        pid = _make_init(plan)
+        pid = _make_init(plan, offsets)
         if pid == 0:
             init.main(plan, inherited)
         plan.channel.send("init", str(pid))
@@ -47,9 +48,9 @@ def main(plan: Plan, inherited: set[int]) -> NoReturn:
         os._exit(0)
 
 
-def _make_init(plan: Plan) -> int:
+def _make_init(plan: Plan, offsets: int) -> int:
     """Clone init from inside; 0 in init."""
-    here = set(plan.joined) - {"mount"}  # /proc is needed for the offsets below: init joins a mount namespace itself
+    here = set(plan.joined) - {"mount"}  # nothing of the container's root may be seen here: init joins it itself
     namespaces.join(plan.joined, here)
     plan.entered |= here
     make = plan.new - plan.entered - {"pid", "cgroup"}
@@ -57,7 +58,7 @@ def _make_init(plan: Plan) -> int:
         sched.unshare(namespaces.flags(make))
         plan.entered |= make
     if "time" in plan.new:
-        namespaces.write_time_offsets(plan.linux)
+        namespaces.write_time_offsets(offsets, plan.linux)
     flags = sched.CLONE_PARENT
     if "pid" in plan.new:
         flags |= sched.CLONE_NEWPID

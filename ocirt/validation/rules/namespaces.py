@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ocirt.validation.found import key as at
 
 TYPE_CHECKING = False
@@ -34,6 +36,8 @@ def unique_types(config: Config, found: Found) -> None:
 def mappings_need_user_namespace(config: Config, found: Found) -> None:
     """ID mappings are of a user namespace, and a new user namespace without them can't have a process.
 
+    But where the caller isn't root, the only ids that can be mapped are the caller's: they are, if none are given.
+
     [config-linux.md, User namespace mappings]
     """
     linux = config.get("linux") or {}
@@ -43,7 +47,7 @@ def mappings_need_user_namespace(config: Config, found: Found) -> None:
         for key in given:
             message = "user namespace mappings specified, but user namespace isn't enabled in the config"
             found.error(f"linux.{key}", message, hint='add {"type": "user"} to linux.namespaces or remove them')
-    elif not user.get("path"):
+    elif not user.get("path") and not (not given and os.geteuid()):  # ocirt.rootless maps an ordinary user's ids
         message = "user namespaces enabled, but no namespace path to join nor mappings to apply specified"
         for key in ("uidMappings", "gidMappings"):
             if key not in given:
