@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posix
 
 from ocirt import log
 from ocirt.container import SOCKET, Container
@@ -22,7 +22,7 @@ def start_init(container: Container) -> None:
     try:
         channel.send("start")
         channel.receive("starting")
-        os.unlink(f"{container.directory}/{SOCKET}")
+        posix.unlink(f"{container.directory}/{SOCKET}")
         await_execve(channel, container, container.pid)
     except Gone as error:
         raise died(container, error) from None

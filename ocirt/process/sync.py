@@ -26,11 +26,10 @@ SOCK_SEQPACKET socket: the name and its fields, separated by NUL. After
 from __future__ import annotations
 
 import _socket
-import os
+import posix
 import sys
 
 from ocirt.errors import BY_NAME, Error
-from ocirt.linux import fds
 
 #: Every message of the diagram.
 MESSAGES = (
@@ -61,11 +60,11 @@ class Channel:
     def __init__(self, socket: _socket.socket) -> None:
         self.socket = socket
 
-    def send(self, name: str, *fields: str, pass_fds: tuple[int, ...] = ()) -> None:
+    def send(self, name: str, *fields: str) -> None:
         """Send a message; a peer that is gone raises the Error that it sent last, or Gone."""
         data = "\0".join((name, *fields)).encode("utf-8", "surrogateescape")[:_SIZE]
         try:
-            fds.send(self.socket, data, pass_fds)
+            self.socket.send(data, _socket.MSG_NOSIGNAL)
         except BrokenPipeError:
             while True:
                 self.receive(*MESSAGES)
@@ -94,7 +93,7 @@ class Channel:
             raise Gone(f"the other side went away while {' or '.join(expected)} was awaited")
         if len(data) == 4:
             number = int.from_bytes(data, sys.byteorder)
-            raise Error(f"execve: {os.strerror(number).lower()}", number)
+            raise Error(f"execve: {posix.strerror(number).lower()}", number)
         fields = data.decode("utf-8", "surrogateescape").split("\0")
         if fields[0] == "error" and len(fields) > 3:
             kind = BY_NAME.get(fields[1], Error)
