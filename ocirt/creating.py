@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from ocirt import cgroups, console, hooks, namespaces, rootfs
+from ocirt import announcing, cgroups, console, hooks, namespaces, rootfs
 from ocirt.bundle import Bundle, dump_json, load
 from ocirt.container import CONFIG, CREATED, CREATING, STOPPED, Container, end_process
 from ocirt.errors import Error, Undo, WrongState, doing, from_oserror
@@ -384,35 +384,7 @@ def _announce(container: Container, options: Options) -> None:
     """Tell the caller the pid: only now is the container there."""
     if options.pid_file:
         with doing("write the pid file"):
-            write_pid_file(options.pid_file, container.pid)
+            announcing.write_pid_file(options.pid_file, container.pid)
     if options.pidfd_socket:
         with doing("send the pidfd"):
-            send_pidfd(options.pidfd_socket, container.pid)
-
-
-def write_pid_file(path: str, pid: int) -> None:
-    """Write the pid, without a newline (containerd parses the whole file), by a rename."""
-    temporary = f"{os.path.dirname(path) or '.'}/.{os.path.basename(path)}.{os.getpid()}"
-    try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        os.write(fd, b"%d" % pid)
-        os.close(fd)
-        os.rename(temporary, path)
-    except OSError as error:
-        raise from_oserror(error, f'write "{path}"') from None
-
-
-def send_pidfd(path: str, pid: int) -> None:
-    """Send init's pidfd over a unix socket (SOCK_STREAM, one SCM_RIGHTS message)."""
-    import _socket
-
-    from ocirt.linux import fds
-
-    try:
-        pidfd = os.pidfd_open(pid)
-        socket = fds.connect_unix(path, _socket.SOCK_STREAM)
-        fds.send(socket, b"pidfd", (pidfd,))
-        socket.close()
-        os.close(pidfd)
-    except OSError as error:
-        raise from_oserror(error, f'send the pidfd to "{path}"') from None
+            announcing.send_pidfd(options.pidfd_socket, container.pid)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 
 from ocirt import console, namespaces
+from ocirt.announcing import send_pidfd, write_pid_file
 from ocirt.container import CREATING, PAUSED, STOPPED, Container, end_process
-from ocirt.creating import null_device, send_pidfd, write_pid_file
+from ocirt.creating import null_device
 from ocirt.errors import Undo, WrongState, doing
 from ocirt.identity import capabilities, labels, limits, scheduling, seccomp
 from ocirt.process import seal, steps
