@@ -102,13 +102,28 @@ def needs_intermediate(new: frozenset[str], joined: dict[str, int]) -> bool:
     A pid or time namespace that shall belong to the container's user namespace
     must be made from inside it; and without privilege, those to join can be joined
     from inside only. Everything else one clone does: root of the host joins them
-    for its next child (`children_in`).
+    for its next child (`children_in`) and goes back. Root of a user namespace, as
+    an engine without privilege is, can't: the pid namespace in which it runs is not its own.
     """
     if "user" in joined and "pid" in new:
         return True
     if "user" in new or "user" in joined:
-        return "time" in new or (bool(_FOR_CHILDREN & joined.keys()) and os.geteuid() != 0)
-    return False
+        if "time" in new or (bool(_FOR_CHILDREN & joined.keys()) and os.geteuid() != 0):
+            return True
+    return not all(_may_return(kind) for kind in _FOR_CHILDREN & (joined.keys() | (new - {"pid"})))
+
+
+def _may_return(kind: str) -> bool:
+    """May we join the pid or time namespace that we are in?"""
+    flag, file = TYPES[kind]
+    fd = os.open(f"/proc/self/ns/{file}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        sched.setns(fd, flag, f"own {kind} namespace")
+    except Error:
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 #: setns(2) and unshare(2) put only the children of the caller into these.
