@@ -158,9 +158,15 @@ class V2(Cgroup):
             files.put(self.directory + "/cgroup.kill", "1")
         except OSError as error:
             if error.errno in (files.EOPNOTSUPP, files.EINVAL) or os.access(self.directory, os.F_OK):
-                self.signal(SIGKILL)  # before Linux 5.14, or a threaded cgroup
+                self._signal_all(SIGKILL)  # before Linux 5.14, or a threaded cgroup
 
     def signal(self, number: int) -> None:
+        if number == SIGKILL:
+            self.kill()
+        else:
+            self._signal_all(number)
+
+    def _signal_all(self, number: int) -> None:
         was_frozen = self.frozen()
         try:
             if not was_frozen:
