@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 
-from ocirt.errors import doing
+from ocirt import log
+from ocirt.errors import Error, doing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ class Networking:
 
         name = self._config.get("hostname") or container.id
         record = attach.attach(container.id, self._namespace(container.pid), self.wish, hostname=name)
-        record["names"] = list(dict.fromkeys([name, container.id, *self.wish.aliases]))
+        record["names"] = list(dict.fromkeys([container.id, name, *self.wish.aliases]))
+        attach.publish(container.id, record)
+        self._start_resolver(container, record)
         container.record[RECORD] = record
         container.save()
         texts = {"hosts": files.hosts(record), "resolv.conf": files.resolv_conf(record, self.wish.dns)}
@@ -97,6 +100,22 @@ class Networking:
             # in place: the mount shows this very file
             with open(f"{container.directory}/{file}", "w", encoding="utf-8") as opened:
                 opened.write(texts[file])
+
+    def _start_resolver(self, container: Container, record: dict[str, Any]) -> None:
+        """Start the resolver; a host without the library for it has its own servers in resolv.conf instead."""
+        from ocirt.cni import attach, files, resolvers
+
+        wanted = self.wish.dns.get("servers") or files.servers(record)
+        try:
+            with doing("start the container's resolver"):
+                names = [item["name"] for item in record["networks"]]
+                resolvers.start(
+                    attach.cni_id(container.id), self._namespace(container.pid), container.pid, names, wanted
+                )
+        except Error as error:
+            log.warning(f"names of other containers don't resolve in {container.id}: {error}")
+        else:
+            record["resolver"] = resolvers.ADDRESS
 
     def _namespace(self, pid: int) -> str:
         """The path of init's network namespace; init itself may not have entered yet one that it joins."""

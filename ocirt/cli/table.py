@@ -324,7 +324,7 @@ COMMANDS: dict[str, Command] = {
             ("isolate", "", "flag", "", False, "create: its containers don't reach each other"),
             ("ports", "", "choice", "nftables|proxy|iptables", "nftables", "create: how ports are mapped"),
             ("option", "o", "repeat", "KEY=JSON", None, "create: a key of the plugin, such as vni=42"),
-            ("directory", "", "value", "DIR", "/etc/cni/net.d", "where networks are configured"),
+            ("directory", "", "value", "DIR", None, "where networks are configured: $NETCONFPATH, or /etc/cni/net.d"),
             ("watch", "", "flag", "", False, "reload: stay, and do it again whenever something changes"),
             FORMAT,
         ),

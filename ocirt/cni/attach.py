@@ -219,7 +219,7 @@ def attach(
     *,
     hostname: str = "",
     client: Client | None = None,
-    directory: str = config.CONFIG_DIRECTORY,
+    directory: str = "",
 ) -> dict[str, Any]:
     """Attach the container to its networks, and return the record with what they gave it.
 
@@ -232,7 +232,7 @@ def attach(
     with doing("set up the network"), Undo() as undo:
         _set_loopback_up(netns)
         for index, place in enumerate(wish.places):
-            network = networks.find(place.name, directory)
+            network = networks.find(place.name, directory or config.default_directory())
             attachment = Attachment(
                 container,
                 netns,
@@ -308,13 +308,21 @@ def _told(result: Result, ifname: str) -> dict[str, Any]:
     return told
 
 
+def publish(id: str, record: Mapping[str, Any]) -> None:
+    """Let the others of its networks find the container by the names in the record."""
+    from ocirt.cni import names
+
+    for item in record["networks"]:
+        names.publish(item["name"], cni_id(id), item["ifname"], record["names"], item["ips"])
+
+
 def detach(
     id: str,
     record: Mapping[str, Any] | None,
     netns: str = "",
     *,
     client: Client | None = None,
-    directory: str = config.CONFIG_DIRECTORY,
+    directory: str = "",
 ) -> None:
     """Take the container out of its networks, whatever of `attach` has happened and however often this is called.
 
@@ -327,13 +335,18 @@ def detach(
     client = client or default_client()
     container = cni_id(id)
     errors: list[Error] = []
+    where = directory or config.default_directory()
+    from ocirt.cni import names, resolvers
+
     with doing("take down the network"):
+        resolvers.stop(container)
         for item in reversed(record["networks"]):
             try:
-                network: config.NetworkList | None = networks.find(item["name"], directory)
+                network: config.NetworkList | None = networks.find(item["name"], where)
             except Error:
                 network = None  # removed meanwhile: the cache has it
             attachment = Attachment(container, netns, item["ifname"])
+            names.withdraw(item["name"], container, item["ifname"])
             try:
                 client.delete(network, attachment, item["name"])
             except Error as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ocirt.cni import cache, networks
+from ocirt.cni import cache, names, networks
 from ocirt.cni.attach import default_client
 from ocirt.cni.config import CONFIG_DIRECTORY
 from ocirt.cni.request import join_errors
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def collect(names: Iterable[str] = (), directory: str = CONFIG_DIRECTORY) -> list[str]:
+def collect(only: Iterable[str] = (), directory: str = CONFIG_DIRECTORY) -> list[str]:
     """Collect the garbage of the named networks, or of all that ocirt made; their names.
 
     Valid is every cached attachment whose namespace is still there, whoever made
@@ -22,7 +22,7 @@ def collect(names: Iterable[str] = (), directory: str = CONFIG_DIRECTORY) -> lis
     raised.
     """
     client = default_client()
-    wanted = list(names)
+    wanted = list(only)
     found = [networks.find(name, directory) for name in wanted] if wanted else networks.find_all(directory)
     done: list[str] = []
     errors: list[Error] = []
@@ -31,6 +31,7 @@ def collect(names: Iterable[str] = (), directory: str = CONFIG_DIRECTORY) -> lis
             continue
         entries = cache.entries(client.directory, network=network.name)
         valid = [(e.attachment.container, e.attachment.ifname) for e in entries if e.is_alive()]
+        names.collect(network.name, valid)
         try:
             client.gc(network, valid)
             done.append(network.name)

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 CONFIG_DIRECTORY = "/etc/cni/net.d"
 
 
+def default_directory() -> str:
+    """Where networks are configured: NETCONFPATH, as for cnitool, or the usual place."""
+    return os.environ.get("NETCONFPATH") or CONFIG_DIRECTORY
+
+
 class NetworkList:
     """A network: its name, the version it is called in, and its plugins' configurations.
 

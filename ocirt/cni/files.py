@@ -34,26 +34,30 @@ def resolv_conf(record: Mapping[str, Any], wish: Mapping[str, list[str]]) -> str
     namespace if there is one; else those that its networks name; else the host's.
     """
     told = [item.get("dns") or {} for item in record["networks"]]
-    servers = list(wish.get("servers") or ())
+    chosen = list(wish.get("servers") or ()) or servers(record)
+    if record.get("resolver"):
+        chosen = [str(record["resolver"])]
     search = list(wish.get("searches") or ())
     options = list(wish.get("options") or ())
-    if record.get("resolver"):
-        servers = [str(record["resolver"])]
     for dns in told:
-        if not wish.get("servers") and not record.get("resolver"):
-            servers += [s for s in dns.get("nameservers") or () if s not in servers]
         if not wish.get("searches"):
             search += [s for s in dns.get("search") or () if s not in search]
         if not wish.get("options"):
             options += [o for o in dns.get("options") or () if o not in options]
     host = host_servers()
-    lines = [f"nameserver {server}\n" for server in servers or host["nameserver"]]
+    lines = [f"nameserver {server}\n" for server in chosen]
     search = search or host["search"]
     if search and search != ["."]:
         lines.append(f"search {' '.join(search)}\n")
     if options or host["options"]:
         lines.append(f"options {' '.join(options or host['options'])}\n")
     return "".join(lines)
+
+
+def servers(record: Mapping[str, Any]) -> list[str]:
+    """The servers that its networks name, else the host's."""
+    named = [s for item in record["networks"] for s in (item.get("dns") or {}).get("nameservers") or ()]
+    return list(dict.fromkeys(named)) or host_servers()["nameserver"]
 
 
 def host_servers(path: str = _HOST_RESOLV_CONF) -> dict[str, list[str]]:

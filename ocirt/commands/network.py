@@ -38,6 +38,12 @@ def run(options: Options) -> int:
     return 0
 
 
+def _directory(options: Options) -> str:
+    from ocirt.cni.config import default_directory
+
+    return str(options.directory or default_directory())
+
+
 def _name(options: Options) -> str:
     if not options.name:
         raise InvalidConfig(f"network {options.action} needs a name")
@@ -61,7 +67,7 @@ def _create(options: Options) -> None:
     with doing(f"create network {name}"):
         path = networks.create(
             name,
-            options.directory,
+            _directory(options),
             driver=options.driver,
             subnets=options.subnet,
             ip_range=options.ip_range,
@@ -95,7 +101,7 @@ def _attachments(name: str) -> Iterator[Any]:
 
 
 def _list(options: Options) -> None:
-    found = [_described(network) for network in networks.find_all(options.directory)]
+    found = [_described(network) for network in networks.find_all(_directory(options))]
     if options.format == "json":
         write(indented(found) + "\n")
         return
@@ -107,7 +113,7 @@ def _list(options: Options) -> None:
 
 
 def _inspect(options: Options) -> None:
-    write(indented([_described(networks.find(_name(options), options.directory))]) + "\n")
+    write(indented([_described(networks.find(_name(options), _directory(options)))]) + "\n")
 
 
 def _remove(options: Options) -> None:
@@ -116,14 +122,14 @@ def _remove(options: Options) -> None:
         users = {entry.attachment.container for entry in _attachments(name)}
         if not users:
             # what a network has of its own goes with it: the interface to other hosts, stale reservations
-            default_client().gc(networks.find(name, options.directory), ())
-        networks.remove(name, options.directory, users)
+            default_client().gc(networks.find(name, _directory(options)), ())
+        networks.remove(name, _directory(options), users)
     write(f"{name}\n")
 
 
 def _check(options: Options) -> None:
     name = _name(options)
-    default_client().status(networks.find(name, options.directory))
+    default_client().status(networks.find(name, _directory(options)))
     write(f"{name}: ready\n")
 
 
@@ -131,7 +137,7 @@ def _collect(options: Options) -> None:
     """Take back what belongs to no container any more."""
     from ocirt.cni.collect import collect
 
-    for name in collect([options.name] if options.name else [], options.directory):
+    for name in collect([options.name] if options.name else [], _directory(options)):
         write(f"{name}\n")
 
 
@@ -139,8 +145,8 @@ def _reload(options: Options) -> None:
     from ocirt.cni.reload import reload, watch
 
     if options.watch:
-        watch(options.directory)
-    for what in reload(options.directory):
+        watch(_directory(options))
+    for what in reload(_directory(options)):
         write(f"{what}\n")
 
 

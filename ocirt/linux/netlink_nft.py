@@ -363,6 +363,11 @@ def lookup(register: int, set: str, *, to: int | None = None, inverted: bool = F
     return _expression("lookup", *parts)
 
 
+def load(register: int, data: bytes) -> bytes:
+    """Put a constant into the register."""
+    return _expression("immediate", be32(1, register), nest(2, attribute(1, data)))
+
+
 def verdict(code: int, chain: str = "") -> bytes:
     """End the rule: ACCEPT, DROP, RETURN, or JUMP or GOTO a chain."""
     return _expression("immediate", be32(1, 0), nest(2, _verdict_data(code, chain)))

@@ -171,17 +171,17 @@ def _listen(loop: Any, kind: str, made: _socket.socket, backend: tuple[str, int]
 
 
 def _serve_all(description: int) -> int:
-    """Our own way: {"record": fd, "status": fd, "sockets": [[fd, "tcp", address, port], …]} in a memory file."""
+    """Our own way: {"record": fd, "status": fd, "fds": […], "sockets": [["tcp", address, port], …]} in memory."""
     from ocirt.jsontext import parse_json
     from ocirt.proxy.loop import Loop
 
     data: Any = parse_json(os.pread(description, os.fstat(description).st_size, 0), "the description of the ports")
     os.close(description)
-    if not _hold(data["record"]):
+    if not hold(data["record"]):
         return 0
     loop = Loop()
     pipes = None
-    for fd, kind, address, port in data["sockets"]:
+    for fd, (kind, address, port) in zip(data["fds"], data["sockets"], strict=True):
         made = _socket.socket(fileno=fd)
         if kind == "tcp":
             from ocirt.proxy.tcp import Listener, Pipes
@@ -190,14 +190,14 @@ def _serve_all(description: int) -> int:
             Listener(loop, pipes, made, (address, port))
         else:
             _listen(loop, kind, made, (address, port))
-    _become_nobody()
+    become_nobody()
     _tell(data["status"], "0\n")
     os.close(data["status"])
     loop.run()
     return 0
 
 
-def _hold(record: int) -> bool:
+def hold(record: int) -> bool:
     """Lock the record: the kernel tells by that lock which process serves these ports.
 
     False if the record was removed meanwhile: the ports aren't wanted any more.
@@ -208,7 +208,7 @@ def _hold(record: int) -> bool:
     return os.fstat(record).st_nlink > 0
 
 
-def _become_nobody() -> None:
+def become_nobody() -> None:
     """The ports are open: nothing is needed any more that root has."""
     if os.geteuid() == 0:
         os.setgroups([])

@@ -28,7 +28,7 @@ CHANGES = ("open", "link", "rename", "unlink", "write", "makedirs", "setxattr")
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     monkeypatch.setenv("OCIRT_CNI_DIRECTORY", str(tmp_path / "cache"))
-    monkeypatch.setenv("OCIRT_PROXY_DIRECTORY", str(tmp_path / "proxies"))
+    monkeypatch.setenv("OCIRT_RUN_DIRECTORY", str(tmp_path / "run"))
     made = Lab(tmp_path)
     yield made
     made.close()
@@ -144,7 +144,7 @@ def test_the_proxy_of_a_killed_add_is_found(lab: Lab) -> None:
             lab.client.delete(network, attachment)
         assert eventually(lambda: lab.host.sh("ss -Htlnu sport = :8080 or sport = :5353") == ""), step
         assert lab.left() == NOTHING
-        assert not list((lab.directory / "proxies").glob("*"))
+        assert not list((lab.directory / "run" / "proxies").glob("*"))
         lab.containers.pop("web").close()
         if not killed:
             return

@@ -24,7 +24,7 @@ PROGRAM = f"import sys\nsys.path.append({str(ROOT)!r})\nfrom ocirt.proxy.main im
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    monkeypatch.setenv("OCIRT_PROXY_DIRECTORY", str(tmp_path / "proxies"))
+    monkeypatch.setenv("OCIRT_RUN_DIRECTORY", str(tmp_path / "run"))
     made = Lab(tmp_path)
     yield made
     with made.host.inside():
@@ -285,7 +285,7 @@ def test_delete_ends_the_proxy_and_frees_the_ports(lab: Lab) -> None:
     lab.delete(network, "web")
     assert not proxies(lab)
     assert lab.left() == NOTHING
-    assert not list((lab.directory / "proxies").iterdir())
+    assert not list((lab.directory / "run" / "proxies").iterdir())
     # The other way round: what the maps have, the proxy doesn't take.
     lab.add(nftables, "web", portMappings=port)
     with pytest.raises(Error, match="is taken by container web"):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from ocirt.cni import attach
 from ocirt.errors import InvalidConfig
-from tests.kernel.netlab import Namespace, ask, eventually
+from tests.kernel.netlab import Namespace, Server, ask, eventually
 
 OCIRT = str(Path(__file__).resolve().parents[2] / "hack" / "ocirt")
 BUSYBOX = shutil.which("busybox") or ""
@@ -44,7 +45,8 @@ class Site:
         self.environment = {
             **os.environ,
             "OCIRT_CNI_DIRECTORY": str(directory / "cni"),
-            "OCIRT_PROXY_DIRECTORY": str(directory / "proxies"),
+            "OCIRT_RUN_DIRECTORY": str(directory / "run"),
+            "NETCONFPATH": str(directory / "net.d"),
         }
         self.networks = directory / "net.d"
         self.networks.mkdir()
@@ -80,7 +82,7 @@ class Site:
         return subprocess.CompletedProcess(arguments, code, out.read_text(), err.read_text())
 
     def network(self, action: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return self.ocirt("network", action, "--directory", str(self.networks), *arguments, check=check)
+        return self.ocirt("network", action, *arguments, check=check)
 
     def run(self, id: str, *flags: str, command: tuple[str, ...] = ("sleep", "1000"), **annotations: str) -> None:
         self.ids.append(id)
@@ -88,6 +90,18 @@ class Site:
 
     def inside(self, id: str, script: str) -> str:
         return self.ocirt("exec", id, "sh", "-c", script).stdout
+
+    def processes(self, word: str) -> list[int]:
+        """Pids of processes of ours in the host's namespace with `word` in their command line."""
+        found = []
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                command = Path(f"/proc/{name}/cmdline").read_bytes()
+                if word.encode() in command and os.stat(f"/proc/{name}/ns/net").st_ino == os.fstat(self.host.fd).st_ino:
+                    found.append(int(name))
+            except OSError:
+                continue
+        return found
 
     def left(self) -> tuple[list[str], int, list[str], list[str]]:
         links = [i["ifname"] for i in self.host.ip("link") if i["ifname"] not in ("lo", "wire", "ocirt0")]
@@ -125,7 +139,7 @@ def test_a_container_on_the_default_network_with_ports(site: Site) -> None:
     assert eventually(lambda: page(site, site.outside, "192.0.2.1", 8080))
     assert page(site, site.host, "127.0.0.1", 8080)
     hosts = site.inside("web", "cat /etc/hosts")
-    assert "10.87.0.2\tocirt web\n" in hosts
+    assert "10.87.0.2\tweb ocirt\n" in hosts
     late = site.ocirt("run", "-d", "-b", site.bundle("sleep", "9"), "-p", "8080:80", "late", check=False)
     assert late.returncode == 1
     assert "host port 8080/tcp is taken by container web (network bridge, eth0)" in late.stderr
@@ -148,9 +162,61 @@ def test_annotations_say_the_same_as_flags(site: Site) -> None:
     told = site.inside("web", "ip addr show net7; cat /etc/resolv.conf")
     assert "10.87.7.7/16" in told
     assert "02:00:00:00:00:42" in told
-    assert "nameserver 192.0.2.53" in told
+    assert "nameserver 127.0.0.11\n" in told
     site.ocirt("delete", "-f", "web")
     assert site.left() == NOTHING
+
+
+def test_names_of_containers_resolve_and_other_names_are_asked_for(site: Site) -> None:
+    from dnslib import RR, A, DNSRecord
+
+    questions: list[str] = []
+
+    def upstream(data: bytes, _peer: str) -> bytes:
+        asked = DNSRecord.parse(data)
+        questions.append(str(asked.q.qname))
+        reply = asked.reply()
+        reply.add_answer(RR(asked.q.qname, rdata=A("192.0.2.77")))
+        return bytes(reply.pack())
+
+    server = Server(site.outside, "192.0.2.2", 53, socket.SOCK_DGRAM, upstream)
+    site.network("create", "red", "--subnet", "10.61.0.0/24")
+    flags = ("--dns", "192.0.2.2", "--network-alias", "www")
+    for id, *names in (("one", "bridge"), ("two", "bridge", "red"), ("three", "red")):
+        site.ids.append(id)
+        bundle = site.bundle("sleep", "1000")
+        networks = [flag for name in names for flag in ("--network", name)]
+        site.ocirt("run", "-d", "-b", bundle, *networks, *flags[:2], "--network-alias", f"www-{id}", id)
+    resolvers = site.directory / "run" / "resolvers"
+    assert len(list(resolvers.iterdir())) == 3
+
+    def lookup(id: str, name: str) -> str:
+        return site.ocirt("exec", id, "nslookup", name, check=False).stdout
+
+    try:
+        assert "10.87.0.3" in lookup("one", "two")
+        assert "10.87.0.3" in lookup("one", "www-two")
+        assert "fd6f:6369:7274::3" in lookup("one", "two.bridge")
+        assert "10.61.0.2" in lookup("three", "two")
+        assert "10.61.0.3" in lookup("two", "three.red")
+        assert questions == []
+        # Who isn't in the same network isn't found by name: that is a question for the others.
+        assert "192.0.2.77" in lookup("one", "three")
+        assert "192.0.2.77" in lookup("one", "example.org")
+        assert {"three.", "example.org."} <= set(questions)
+        assert "two.bridge" in lookup("one", "10.87.0.3")
+        # Nothing of it is on the host, and the container may have port 53 for itself.
+        assert site.host.sh("ss -Htlnu sport = :53") == ""
+        pid = json.loads(site.ocirt("state", "two").stdout)["pid"]
+        os.kill(pid, signal.SIGKILL)
+        assert eventually(lambda: len(site.processes("ocirt.proxy.resolver")) == 2)
+        for id in ("one", "two", "three"):
+            site.ocirt("delete", "-f", id)
+        assert not list(resolvers.iterdir())
+        assert not list((site.directory / "run" / "names").iterdir())
+        assert site.processes("ocirt.proxy.resolver") == []
+    finally:
+        server.close()
 
 
 def test_modes_host_none_and_joined(site: Site) -> None:
@@ -226,9 +292,7 @@ def test_reload_can_watch(site: Site) -> None:
     site.run("web", "--network", "bridge", "-p", "8080:80", command=("sh", "-c", SERVER))
     assert eventually(lambda: page(site, site.outside, "192.0.2.1", 8080))
     with site.host.inside():
-        watching = subprocess.Popen(
-            [OCIRT, "network", "reload", "--watch", "--directory", str(site.networks)], env=site.environment
-        )
+        watching = subprocess.Popen([OCIRT, "network", "reload", "--watch"], env=site.environment)
     try:
         for _ in range(2):
             site.host.sh("sleep 0.3; nft flush ruleset")

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 #: How an interface on the host says whose it is, so that GC finds it without any file.
 ALIAS = "ocirt:"
 
+#: IPv6 gives routes 1024 by itself
+_LATER_METRIC = 2048
+
 
 def owner(request: Request) -> Owner:
     """The attachment, as comments of nftables elements and aliases of interfaces name it."""
@@ -115,8 +118,19 @@ def configure(inside: Socket, index: int, result: Result, interface: int, *, dad
             flags = route.IFA_F_NODAD if address[0] == route.AF_INET6 and not dad else 0
             messages.append(route.new_address(index, address, flags=flags))
     messages.append(route.set_link(route.Change().up(), "(up)", index))
-    messages += [route.new_route(r) for r in routes_of(result, index)]
+    messages += [route.new_route(r) for r in _after_others(inside, routes_of(result, index), index)]
     inside.request(*messages)
+
+
+def _after_others(inside: Socket, routes: list[route.Route], index: int) -> list[route.Route]:
+    """Give default routes a metric if another network's is there: that one goes on to be used."""
+    default = [r for r in routes if r.destination[2] == 0 and not r.priority and not r.table]
+    if default:
+        taken = {r.destination[0] for r in route.routes(inside) if r.destination[2] == 0 and r.index != index}
+        for r in default:
+            if r.destination[0] in taken:
+                r.priority = _LATER_METRIC + index
+    return routes
 
 
 def routes_of(result: Result, index: int) -> list[route.Route]:
