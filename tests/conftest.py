@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 from tests.harness import peers  # noqa: E402
 from tests.harness.box import Box  # noqa: E402
 from tests.harness.helpers import Helpers  # noqa: E402
-from tests.harness.leftovers import Before, remove_directory  # noqa: E402
+from tests.harness.leftovers import Before, children, reap, remove_directory  # noqa: E402
 from tests.harness.runtime import Runtime  # noqa: E402
 
 MakeBox = Callable[[], Box]
@@ -120,8 +120,9 @@ def make_box(runtime: Runtime, place: Path, test_id: str, nothing_left: None) ->
 
     yield make
     runtime.close()
-    for box in made:
+    for box in reversed(made):  # a later one may live in namespaces of an earlier one
         box.finish()
+        reap(children())  # a zombie keeps the pid namespace that it shares from ending
 
 
 @pytest.fixture
