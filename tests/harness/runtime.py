@@ -78,7 +78,8 @@ class Runtime:
 
         Output goes to files, not pipes: a container that lives on and holds
         them must not make the command look as if it hung. `out` and `err` name
-        the files where the test wants to read on.
+        the files where the test wants to read on. The current directory is the
+        test's own, so that nothing falls into the checkout.
         """
         __tracebackhide__ = True
         full = list(argv) if argv is not None else self.argv(arguments)
@@ -96,7 +97,7 @@ class Runtime:
                     stdin=stdin,
                     stdout=stdout,
                     stderr=stderr,
-                    cwd=cwd,
+                    cwd=cwd or self.root.parent,
                     env=dict(env) if env is not None else None,
                     pass_fds=tuple(pass_fds),
                     start_new_session=True,
