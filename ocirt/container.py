@@ -379,21 +379,36 @@ def start_time(pid: int, *, zombie: bool = True) -> int:
 
     zombie  False: a process that has exited but isn't reaped counts as none
     """
+    fields = _stat(pid)
+    if not fields or (not zombie and fields[0] in _DEAD):
+        return 0
+    return int(fields[19])
+
+
+def is_exiting(pid: int) -> bool:
+    """Has the process ended, or is it on its way out of the kernel (field 9 of stat)?"""
+    fields = _stat(pid)
+    return not fields or fields[0] in _DEAD or bool(int(fields[6]) & _PF_EXITING)
+
+
+_DEAD = (b"Z", b"X", b"x")
+_PF_EXITING = 4
+
+
+def _stat(pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat from the third on; empty if there is no such process."""
     try:
         fd = posix.open(f"/proc/{pid}/stat", posix.O_RDONLY | posix.O_CLOEXEC)
     except OSError:
-        return 0
+        return []
     try:
         data = posix.read(fd, 4096)
     except OSError:
-        return 0
+        return []
     finally:
         posix.close(fd)
     # the name in parentheses may hold anything, parentheses too
-    fields = data[data.rindex(b")") + 2 :].split()
-    if not zombie and fields[0] in (b"Z", b"X", b"x"):
-        return 0
-    return int(fields[19])
+    return data[data.rindex(b")") + 2 :].split()
 
 
 def require(container: Container, allowed: tuple[str, ...], message: str) -> str:

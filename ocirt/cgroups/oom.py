@@ -12,20 +12,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ocirt.cgroups.base import Cgroup
 
-PF_EXITING = 4  # linux/sched.h, field 9 of /proc/PID/stat
-
-
-def killed_in_execve(pid: int, cgroup: Cgroup) -> bool:
-    """Did the OOM killer take a process in the middle of its execve?
-
-    To whoever watches its descriptors that looks like a success: they are closed at either.
-    For a process that isn't ending it is one read of /proc.
-    """
-    text = files.read_or(f"/proc/{pid}/stat")
-    fields = text[text.rfind(")") + 2 :].split()
-    return (not fields or fields[0] in "ZX" or bool(int(fields[6]) & PF_EXITING)) and cgroup.oom_kills() > 0
-
-
 class Watch:
     """What to wait for: a process's end (pidfd), an OOM kill in a cgroup. Close it.
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import posix
 
 from ocirt import log
-from ocirt.container import SOCKET, Container
+from ocirt.container import SOCKET, Container, is_exiting
 from ocirt.errors import Error
 from ocirt.process.sync import Channel, Gone
+
+#: More memory than executing a program takes (bytes).
+_START_UP = 8 << 20
 
 
 def start_init(container: Container) -> None:
@@ -24,6 +27,8 @@ def start_init(container: Container) -> None:
         channel.receive("starting")
         posix.unlink(f"{container.directory}/{SOCKET}")
         await_execve(channel, container, container.pid)
+        if is_exiting(container.pid) and _starved(container):
+            raise Gone("init was killed in its execve")
     except Gone as error:
         raise died(container, error) from None
     finally:
@@ -44,6 +49,17 @@ def await_execve(channel: Channel, container: Container, pid: int) -> None:
 
         hand_over(container, pid, int(message[1]))
         channel.send("watched")
+
+
+def _starved(container: Container) -> bool:
+    """Did the OOM killer take init in the middle of its execve? That ends the conversation as a success does.
+
+    A program with a limit above what starting takes has been killed for its own memory: its status tells.
+    """
+    from ocirt import cgroups
+
+    cgroup = cgroups.load(container.record.get("cgroup") or {"manager": "disabled"})
+    return 0 < cgroup.memory_peak()[0] < _START_UP and cgroup.oom_kills() > 0
 
 
 def died(container: Container, error: Error) -> Error:
