@@ -58,18 +58,17 @@ def default_root() -> str:
     """
     if not is_rootless():
         return "/run/ocirt"
-    directory = posix.environ.get(b"XDG_RUNTIME_DIR")
-    if directory:
-        return directory.decode("utf-8", "surrogateescape") + "/ocirt"
+    given = posix.environ.get(b"XDG_RUNTIME_DIR")
+    if given:
+        return given.decode("utf-8", "surrogateescape") + "/ocirt"
     if posix.geteuid() == 0:
         return "/run/ocirt"  # root of a user namespace that has a /run of its own
     directory = f"/run/user/{posix.geteuid()}"  # where it usually points to: su(1) and cron(8) don't set it
     try:
-        status = posix.stat(directory)
+        if posix.stat(directory).st_uid == posix.geteuid():
+            return directory + "/ocirt"
     except OSError:
-        status = None
-    if status and status.st_uid == posix.geteuid():
-        return directory + "/ocirt"
+        pass  # nobody has made it
     raise Error("no directory for the containers' state: XDG_RUNTIME_DIR is not set (set it, or give --root DIR)")
 
 
