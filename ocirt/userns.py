@@ -6,11 +6,13 @@ user_namespaces(7); config-linux.md, User namespace mappings.
 from __future__ import annotations
 
 import os
+import stat
 
 from ocirt.errors import Error, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ocirt.process.plan import Plan
     from ocirt.spec import IDMapping, Linux
 
 
@@ -61,6 +63,34 @@ def _write(pid: int, name: str, lines: list[str]) -> None:
         ) from None
     finally:
         os.close(fd)
+
+
+def own_streams(plan: Plan) -> None:
+    """Give the standard streams to the container's user: in a user namespace root may not take what isn't its own.
+
+    As identity.user.own_stdio does inside; only pipes, sockets and terminals of the
+    runtime's user. Where the namespace is joined by its path, whose ids are mapped isn't known.
+    """
+    if not plan.process or os.geteuid() != 0 or _is_joined(plan.linux):
+        return
+    uid = plan.user.get("uid", 0)
+    for mapping in plan.linux.get("uidMappings") or ():
+        if 0 <= uid - mapping["containerID"] < mapping["size"]:
+            host = mapping["hostID"] + uid - mapping["containerID"]
+            break
+    else:
+        return
+    for fd in (0, 1, 2):
+        try:
+            status = os.fstat(fd)
+            if status.st_uid == 0 and (stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode) or os.isatty(fd)):
+                os.fchown(fd, host, -1)
+        except OSError:
+            continue  # closed, or on a file system where nobody may
+
+
+def _is_joined(linux: Linux) -> bool:
+    return any(n["type"] == "user" and n.get("path") for n in linux.get("namespaces") or ())
 
 
 _HELPERS = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin"

@@ -241,6 +241,11 @@ def _write_procs(directory: str, pid: int) -> None:
             hint = f"it gives controllers to cgroups below ({enabled}): processes can only be in those"
         elif error.errno == files.EOPNOTSUPP:
             hint = f"its cgroup.type is {files.read_or(directory + '/cgroup.type')!r}"
+        elif error.errno == files.EACCES:
+            hint = (
+                "moving a process takes cgroup.procs of the nearest cgroup that both places are in:"
+                " run this where the cgroups are delegated, `systemd-run --user --scope`, or use --systemd-cgroup"
+            )
         raise files.failed(path, str(pid), error, hint) from error
 
 

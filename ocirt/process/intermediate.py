@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 def main(plan: Plan, inherited: set[int]) -> NoReturn:
     """Enter and make namespaces, start init as a child of the runtime, end; never returns."""
     try:
+        # while this process is dumpable: it is no longer once it has changed its user
+        offsets = namespaces.open_time_offsets() if "time" in plan.new else -1
         if "user" in plan.entered:
             plan.channel.receive("mapped")
             plan.mapped = True
             become_root(plan)
-        offsets = namespaces.open_time_offsets() if "time" in plan.new else -1
         prctl.set_dumpable(False)
         pid = _make_init(plan, offsets)
         if pid == 0:

@@ -33,6 +33,8 @@ def spawn(plan: Plan, cgroup: int = -1) -> tuple[int, sync.Channel]:
         first = plan.new & {"user"}
     elif "user" not in plan.joined:
         first = plan.new - {"cgroup", "time"}
+    if plan.userns:
+        userns.own_streams(plan)
     gc.freeze()  # the collector must not touch, and so copy, the pages that init shares with us
     gc.disable()
     if through:
