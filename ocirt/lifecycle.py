@@ -199,15 +199,29 @@ def _signal_all(container: Container, signal: int) -> None:
         cgroup.signal(signal)
         return
     if container.record.get("pidNamespace", True):
-        init = posix.stat(f"/proc/{container.pid}/ns/pid")
+        init = posix.stat(f"/proc/{container.pid}/ns/pid").st_ino
         for name in posix.listdir("/proc"):
-            try:
-                if name.isdigit() and posix.stat(f"/proc/{name}/ns/pid").st_ino == init.st_ino:
-                    posix.kill(int(name), signal)
-            except OSError:
-                continue  # it has ended, or is somebody else's
+            if name.isdigit():
+                _signal_member(int(name), init, signal)
         return
     _signal_init(container, signal)
+
+
+def _signal_member(pid: int, namespace: int, signal: int) -> None:
+    """If the process is in the pid namespace; it can't be another one of the same pid by then."""
+    import _signal
+
+    try:
+        pidfd = posix.pidfd_open(pid)
+    except OSError:
+        return  # it has ended; or is a thread
+    try:
+        if posix.stat(f"/proc/{pid}/ns/pid").st_ino == namespace:
+            _signal.pidfd_send_signal(pidfd, signal)
+    except OSError:
+        pass  # it has ended, or is somebody else's
+    finally:
+        posix.close(pidfd)
 
 
 def _signal_init(container: Container, signal: int) -> None:

@@ -68,7 +68,7 @@ def _write(pid: int, name: str, lines: list[str]) -> None:
 def own_streams(plan: Plan) -> None:
     """Give the standard streams to the container's user: in a user namespace root may not take what isn't its own.
 
-    As identity.user.own_stdio does inside; only pipes, sockets and terminals of the
+    As identity.user.own_stdio does inside; only pipes and sockets of the
     runtime's user. Where the namespace is joined by its path, whose ids are mapped isn't known.
     """
     if not plan.process or os.geteuid() != 0 or _is_joined(plan.linux):

@@ -55,6 +55,13 @@ def set_process_labels(plan: Plan) -> None:
         _write(plan, ("self/attr/exec",), label)
 
 
+def label_keyring(plan: Plan) -> None:
+    """Give keyrings that this process makes the program's SELinux label, until execve: it may not use others."""
+    label = plan.process.get("selinuxLabel")
+    if label:
+        _write(plan, ("self/attr/keycreate",), label)
+
+
 def _write(plan: Plan, names: tuple[str, ...], text: str) -> None:
     for name in names:
         try:

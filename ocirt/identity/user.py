@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 
-from ocirt.errors import Error, from_oserror
+from ocirt.errors import from_oserror
 from ocirt.linux import prctl
 
 TYPE_CHECKING = False
@@ -28,20 +30,10 @@ def become_root(plan: Plan) -> None:
         # EINVAL: 0 isn't mapped. The capabilities in the namespace suffice for what follows.
         if error.errno != 22:
             raise from_oserror(error, "setresuid(0, 0, 0)") from None
-    if _may_setgroups():
+    try:
         os.setgroups([])
-
-
-def _may_setgroups() -> bool:
-    """setgroups(2) is denied for good where an unprivileged user wrote the gid map (user_namespaces(7))."""
-    try:
-        fd = os.open("/proc/self/setgroups", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return True
-    try:
-        return os.read(fd, 16).strip() != b"deny"
-    finally:
-        os.close(fd)
+    except PermissionError:
+        pass  # denied for good where an unprivileged user wrote the gid map (user_namespaces(7))
 
 
 def set_umask(plan: Plan) -> None:
@@ -54,9 +46,9 @@ def set_umask(plan: Plan) -> None:
 def own_stdio(plan: Plan) -> None:
     """give the standard streams to the container's user
 
-    So that a process that isn't root may open /dev/stdout. Other people's files
-    keep their owner: only pipes, terminals and sockets that the runtime's user
-    owns change hands, and /dev/null never.
+    So that a process that isn't root may open /dev/stdout: pipes, sockets and files. The
+    container's terminal has its owner already; the caller's keeps it, because whoever owns
+    it can read and push input long after the container has gone. So do devices.
     """
     if not plan.process:
         return
@@ -66,7 +58,7 @@ def own_stdio(plan: Plan) -> None:
             status = os.fstat(fd)
         except OSError:
             continue
-        if status.st_uid == uid or status.st_rdev == os.makedev(1, 3):
+        if status.st_uid == uid or stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
             continue
         try:
             os.fchown(fd, uid, -1)
@@ -110,15 +102,14 @@ def set_user(plan: Plan) -> None:
         return
     uid, gid = plan.user.get("uid", 0), plan.user.get("gid", 0)
     groups = list(plan.user.get("additionalGids") or [])
-    if _may_setgroups_now(plan):
-        try:
-            os.setgroups(groups)
-        except OSError as error:
+    try:
+        os.setgroups(groups)
+    except OSError as error:
+        if not (plan.userns and error.errno == errno.EPERM):
             raise from_oserror(error, f"setgroups({groups})", _unmapped(error)) from None
-    elif groups:
-        raise Error(
-            "setgroups: operation not permitted (additionalGids need a user namespace whose gids newgidmap mapped)", 1
-        )
+        if groups:
+            hint = "additionalGids need a user namespace whose gids newgidmap mapped"
+            raise from_oserror(error, f"setgroups({groups})", hint) from None
     try:
         os.setresgid(gid, gid, gid)
     except OSError as error:
@@ -129,19 +120,6 @@ def set_user(plan: Plan) -> None:
         raise from_oserror(error, f"setresuid({uid}, {uid}, {uid})", _unmapped(error)) from None
     # a change of user makes the process dumpable by /proc/sys/fs/suid_dumpable: be sure (CVE-2016-9962)
     prctl.set_dumpable(False)
-
-
-def _may_setgroups_now(plan: Plan) -> bool:
-    if not plan.userns:
-        return True
-    try:
-        fd = os.open("self/setgroups", os.O_RDONLY | os.O_CLOEXEC, dir_fd=plan.proc)
-    except OSError:
-        return True
-    try:
-        return os.read(fd, 16).strip() != b"deny"
-    finally:
-        os.close(fd)
 
 
 def _unmapped(error: OSError) -> str:

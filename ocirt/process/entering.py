@@ -10,6 +10,7 @@ import struct
 
 from ocirt import namespaces
 from ocirt.errors import Error
+from ocirt.identity import labels
 from ocirt.linux import libc, numbers, prctl, sched
 
 TYPE_CHECKING = False
@@ -89,6 +90,7 @@ def make_keyring(plan: Plan) -> None:
     """join a session keyring of its own"""
     if plan.no_new_keyring:
         return
+    labels.label_keyring(plan)
     keyctl = numbers.number("keyctl")
     try:
         name = f"_ses.{plan.id}".encode()

@@ -37,9 +37,11 @@ def start_init(container: Container) -> None:
 
 def await_execve(channel: Channel, container: Container, pid: int) -> None:
     """Follow a process to its execve."""
-    executing = False
+    executing = watched = False
     while True:
-        message = channel.receive("seccomp", "executing", *(("",) if executing else ()))
+        # once only: by then a process of the container may have got hold of the channel's other end
+        expected = ("executing", *(() if watched else ("seccomp",)), *(("",) if executing else ()))
+        message = channel.receive(*expected)
         if message[0] == "":
             return
         if message[0] == "executing":
@@ -49,6 +51,7 @@ def await_execve(channel: Channel, container: Container, pid: int) -> None:
 
         hand_over(container, pid, int(message[1]))
         channel.send("watched")
+        watched = True
 
 
 def _starved(container: Container) -> bool:

@@ -64,7 +64,6 @@ ENTER = (
     set_plain_umask,
     make_session,
     hide_from_container,
-    make_keyring,
 )
 
 ROOTFS = (
@@ -84,6 +83,7 @@ SEALED = (
 )
 
 PROCESS = (
+    make_keyring,
     reopen_null,
     own_stdio,
     set_home,
@@ -141,6 +141,8 @@ ORDER = (
     (ENTER_ROOT[-1], open_console, "the pty must be one of the container's devpts (CVE-2025-52565)"),
     (open_console, own_stdio, "the streams are the console's by then"),
     (write_sysctls, SEAL[-1], "readonlyPaths usually holds /proc/sys"),
+    (open_procfs, make_keyring, "its label is written through the private procfs"),
+    (make_keyring, set_user, "root's label and permissions are set by root"),
     (set_process_labels, set_user, "attr/exec may be written by root of the user namespace only"),
     (set_rlimits, set_user, "raising a hard limit takes CAP_SYS_RESOURCE"),
     (set_scheduler, set_user, "real-time policies take CAP_SYS_NICE"),
