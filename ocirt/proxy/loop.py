@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 EDGE = select.EPOLLET
 READ, WRITE, CLOSED = select.EPOLLIN, select.EPOLLOUT, select.EPOLLRDHUP
+BROKEN = select.EPOLLERR | select.EPOLLHUP
+ENDED = CLOSED | BROKEN
+READABLE = READ | ENDED
 BOTH = READ | WRITE | CLOSED | EDGE
 
 
@@ -34,6 +37,10 @@ class Loop:
         """Stop watching `fd`, before it is closed."""
         if self._handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
+
+    def closing(self, fd: int) -> None:
+        """Stop watching `fd`, which is closed right afterwards: that takes it out of epoll."""
+        self._handlers.pop(fd, None)
 
     def again(self, handler: Callable[[], None]) -> None:
         """Call it once more, after the others have had their turn."""

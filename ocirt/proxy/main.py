@@ -49,6 +49,9 @@ def main(arguments: Sequence[str]) -> int:
     for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGQUIT):
         _signal.signal(number, lambda _number, _frame: os._exit(0))
     try:
+        import gc
+
+        gc.set_threshold(100_000)  # connections are freed as they end; there are no cycles in them
         _raise_file_limit()
         if "ports" in options:
             return _serve_all(int(options["ports"]))

@@ -10,7 +10,7 @@ import _socket
 import os
 import struct
 
-from ocirt.proxy.loop import BOTH, READ, WRITE
+from ocirt.proxy.loop import BOTH, BROKEN, CLOSED, ENDED, READ, READABLE, WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ocirt.proxy.loop import Loop
 
+_SMALL = 1 << 14  # bytes at once in the beginning
 _COPY = 1 << 16  # bytes at once while copying
 _COPIED = 1 << 18  # bytes copied before splicing begins
 _PIPE = 1 << 20  # a pipe of the default size costs half of the throughput
@@ -62,119 +63,147 @@ class Pipes:
 class _Stream:
     """One direction: what has been taken from `source` and not yet given to `target`."""
 
-    __slots__ = ("data", "done", "held", "moved", "pipe", "source", "target")
+    __slots__ = ("_pipes", "_source", "_target", "data", "done", "held", "moved", "pipe")
 
-    def __init__(self, source: int, target: int) -> None:
-        self.source = source
-        self.target = target
+    def __init__(self, pipes: Pipes, source: int, target: _socket.socket) -> None:
+        self._pipes = pipes
+        self._source = source
+        self._target = target
         self.data = b""
         self.held = 0
         self.moved = 0
         self.pipe: tuple[int, int] | None = None
         self.done = False
 
-    def pump(self, pipes: Pipes) -> bool:
-        """Move what can be moved; True if there may be more. Raises OSError when a side is broken."""
-        for _ in range(_TURNS):
-            try:
+    @property
+    def waits(self) -> bool:
+        """Is there something that the target had no room for?"""
+        return bool(self.data) or self.held > 0
+
+    def pump(self, ended: bool) -> bool:
+        """Move what can be moved; True if there may be more. Raises OSError when a side is broken.
+
+        Unless the source is known to have `ended`, a read that gives less than
+        it might is the last: what comes after it is told as another event.
+        """
+        if self.done:
+            return False
+        try:
+            for _ in range(_TURNS):
                 if self.pipe is not None:
-                    if not self.held:
-                        self.held = os.splice(self.source, self.pipe[1], _PIPE, flags=_NONBLOCK_MOVE)
-                        if not self.held:
-                            return self._end(pipes)
-                    while self.held:
-                        self.held -= os.splice(self.pipe[0], self.target, self.held, flags=_NONBLOCK_MOVE)
-                    continue
-                if not self.data:
-                    self.data = os.read(self.source, _COPY)
-                    if not self.data:
-                        return self._end(pipes)
-                    self.moved += len(self.data)
-                sent = os.write(self.target, self.data)
-                self.data = self.data[sent:]
-            except BlockingIOError:
-                return False
-            if self.moved > _COPIED and not self.data:
-                self.pipe = pipes.take()
+                    self._splice()
+                elif not self.data:
+                    size = _SMALL if self.moved < _SMALL else _COPY
+                    self.data = os.read(self._source, size)
+                    read = len(self.data)
+                    if read:
+                        self.moved += read
+                        self._write()
+                        if self.moved > _COPIED and not self.data:
+                            self.pipe = self._pipes.take()
+                        elif read < size and not ended:
+                            return False
+                    else:
+                        self._end()
+                else:
+                    self._write()
+                if self.done:
+                    return False
+        except BlockingIOError:
+            return False
         return True
 
-    def _end(self, pipes: Pipes) -> bool:
+    def _write(self) -> None:
+        sent = os.write(self._target.fileno(), self.data)
+        self.data = self.data[sent:]
+
+    def _splice(self) -> None:
+        assert self.pipe is not None
+        if not self.held:
+            self.held = os.splice(self._source, self.pipe[1], _PIPE, flags=_NONBLOCK_MOVE)
+            if not self.held:
+                self._end()
+                return
+        target = self._target.fileno()
+        while self.held:
+            self.held -= os.splice(self.pipe[0], target, self.held, flags=_NONBLOCK_MOVE)
+
+    def _end(self) -> None:
         """The source has ended: so does the target's reading, and only that."""
         self.done = True
-        self.release(pipes)
-        made = _socket.socket(fileno=os.dup(self.target))
+        self.release()
         try:
-            made.shutdown(_socket.SHUT_WR)
+            self._target.shutdown(_socket.SHUT_WR)
         except OSError:
             pass  # it is gone already
-        finally:
-            made.close()
-        return False
 
-    def release(self, pipes: Pipes) -> None:
+    def release(self) -> None:
         """Give the pipe back."""
         if self.pipe is not None:
-            pipes.give(self.pipe, empty=not self.held)
+            self._pipes.give(self.pipe, empty=not self.held)
             self.pipe = None
 
 
 class _Connection:
     """A client, the container's side, and the two streams between them."""
 
-    __slots__ = ("_again", "_connected", "_loop", "_pipes", "_sides", "_streams")
+    __slots__ = ("_again", "_client", "_connected", "_loop", "_server", "_to_client", "_to_server")
 
     def __init__(self, loop: Loop, pipes: Pipes, client: _socket.socket, server: _socket.socket) -> None:
         self._loop = loop
-        self._pipes = pipes
-        self._sides = (client, server)
-        self._streams = (_Stream(client.fileno(), server.fileno()), _Stream(server.fileno(), client.fileno()))
+        self._client = client
+        self._server = server
+        self._to_server = _Stream(pipes, client.fileno(), server)
+        self._to_client = _Stream(pipes, server.fileno(), client)
         self._connected = False
         self._again = False
         loop.watch(server.fileno(), BOTH, self._server_event)
 
     def _server_event(self, events: int) -> None:
         if not self._connected:
-            if self._sides[1].getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR):
-                self.close(reset=True)
-                return
-            if not events & WRITE:
+            if not events & WRITE or self._server.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR):
+                if events & (WRITE | BROKEN):
+                    self.close(reset=True)
                 return
             self._connected = True
-            self._loop.watch(self._sides[0].fileno(), BOTH, self._event)
-        self._pump()
+            self._loop.watch(self._client.fileno(), BOTH, self._client_event)
+        self._pump(events, self._to_client, self._to_server)
 
-    def _event(self, _events: int) -> None:
-        self._pump()
+    def _client_event(self, events: int) -> None:
+        self._pump(events, self._to_server, self._to_client)
 
-    def _pump(self) -> None:
-        self._again = False
-        to_server, to_client = self._streams
+    def _pump(self, events: int, away: _Stream, back: _Stream) -> None:
+        """Something happened to a side: `away` reads from it, `back` writes to it."""
         try:
             more = False
-            if not to_server.done:
-                more = to_server.pump(self._pipes)
-            if not to_client.done:
-                more = to_client.pump(self._pipes) or more
+            if events & READABLE:
+                more = away.pump(bool(events & ENDED))
+            if events & WRITE and back.waits:
+                more = back.pump(True) or more
         except OSError:
             # an end that isn't one must not look like one: the other side is reset as well
             self.close(reset=True)
             return
-        if to_server.done and to_client.done:
+        if away.done and back.done:
             self.close(reset=False)
         elif more and not self._again:
             self._again = True
             self._loop.again(self._go_on)
 
     def _go_on(self) -> None:
-        if self._again and self._sides[0].fileno() >= 0:
-            self._pump()
+        """Another turn for a side that had more than its share."""
+        self._again = False
+        if self._client.fileno() >= 0:
+            self._pump(READ | WRITE | CLOSED, self._to_server, self._to_client)
+        if self._client.fileno() >= 0:
+            self._pump(READ | WRITE | CLOSED, self._to_client, self._to_server)
 
     def close(self, *, reset: bool) -> None:
-        """End both sides."""
-        for stream in self._streams:
-            stream.release(self._pipes)
-        for side in self._sides:
-            self._loop.forget(side.fileno())
+        """End both sides; closing takes them out of epoll as well."""
+        self._to_server.release()
+        self._to_client.release()
+        for side in (self._client, self._server):
+            self._loop.closing(side.fileno())
             if reset:
                 try:
                     side.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _RESET)
@@ -195,6 +224,9 @@ class Listener:
         self._backend = backend
         self._family = _socket.AF_INET6 if ":" in backend[0] else _socket.AF_INET
         listening.setblocking(False)
+        # connections inherit these
+        listening.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        listening.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
         loop.watch(listening.fileno(), READ, self._accept)
 
     def _accept(self, _: int) -> None:
@@ -208,7 +240,7 @@ class Listener:
                     self._pause()
                     return
                 continue  # the client was gone before we came
-            self._connect(_socket.socket(fileno=fd))
+            self._connect(_socket.socket(self._socket.family, _socket.SOCK_STREAM, _socket.IPPROTO_TCP, fd))
 
     def _pause(self) -> None:
         """No more files: wait until connections have ended."""
@@ -218,13 +250,12 @@ class Listener:
     def _connect(self, client: _socket.socket) -> None:
         try:
             client.setblocking(False)
-            _prepare(client)
             server = _socket.socket(self._family, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
         except OSError:
             client.close()
             return
         try:
-            _prepare(server)
+            server.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
             error = server.connect_ex(self._backend)
             if error not in (0, _IN_PROGRESS):
                 raise OSError(error, "connect")
@@ -237,8 +268,3 @@ class Listener:
             client.close()
             return
         _Connection(self._loop, self._pipes, client, server)
-
-
-def _prepare(side: _socket.socket) -> None:
-    side.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-    side.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
