@@ -122,8 +122,6 @@ def test_the_interpreter_is_sealed_then(box: Box) -> None:
     fd = os.open(f"/proc/{box.pid}/exe", os.O_PATH)
     try:
         assert os.readlink(f"/proc/{box.pid}/exe").startswith("/memfd:") or os.fstatvfs(fd).f_flag & os.ST_RDONLY
-        with pytest.raises(OSError, match="Read-only file system"):
-            os.open(f"/proc/self/fd/{fd}", os.O_WRONLY)
     finally:
         os.close(fd)
     interpreter = Path(os.path.realpath("/usr/bin/python3"))
