@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -405,3 +407,63 @@ def test_overlay_joins_containers_of_two_hosts(tmp_path: Path, six: bool) -> Non
             assert left == {k: v for k, v in NOTHING.items() if k != "links"}
     finally:
         hosts.close()
+
+
+UDHCPD = """
+start 192.0.2.150
+end 192.0.2.160
+interface wire
+lease_file {0}/leases
+pidfile {0}/pid
+opt subnet 255.255.255.0
+opt router 192.0.2.2
+opt dns 192.0.2.53
+opt domain example.org
+opt lease 3600
+"""
+
+
+@pytest.mark.skipif(not shutil.which("busybox"), reason="busybox (for its udhcpd) is not installed")
+@pytest.mark.parametrize("kind", ["macvlan", "bridge"])
+def test_an_address_from_a_dhcp_server(lab: Lab, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCIRT_RUN_DIRECTORY", str(lab.directory / "run"))
+    (lab.directory / "udhcpd.conf").write_text(UDHCPD.format(lab.directory))
+    (lab.directory / "leases").touch()
+    with lab.outside.inside():
+        server = subprocess.Popen(
+            ["busybox", "udhcpd", "-f", f"{lab.directory}/udhcpd.conf"], stderr=subprocess.DEVNULL
+        )
+    try:
+        plugin: dict[str, Any] = {"type": "macvlan", "master": "wire"}
+        if kind == "bridge":
+            lab.host.sh("ip addr flush dev wire; ip link add br0 up type bridge; ip link set wire master br0")
+            plugin = {"type": "bridge", "bridge": "br0"}
+        network = lab.network({**plugin, "ipam": {"type": "dhcp", "timeout": 10}})
+        with lab.host.inside():
+            lab.client.status(network)
+        result = lab.add(network, "web")
+        (ip,) = result.ips
+        assert ip["address"].startswith("192.0.2.15")
+        assert ip["address"].endswith("/24")
+        assert result.dns == {"nameservers": ["192.0.2.53"], "domain": "example.org"}
+        inside = lab.containers["web"]
+        lab.serve(inside, "0.0.0.0", 80)
+        assert ask(lab.outside, ip["address"].split("/")[0], 80) == b"hello|192.0.2.2"
+        assert "default via 192.0.2.2" in inside.sh("ip route")
+        assert len(list((lab.directory / "run" / "leases").iterdir())) == 1
+        lab.check(network, "web")
+        lab.delete(network, "web")
+        assert list((lab.directory / "run" / "leases").iterdir()) == []
+        lab.delete(network, "web")
+        # Released: the next one may have it. A server that doesn't answer is an error, and nothing stays.
+        assert eventually(lambda: lab.left() == NOTHING), lab.left()
+        server.terminate()
+        server.wait(5)
+        network = lab.network({**plugin, "ipam": {"type": "dhcp", "timeout": 1}})
+        with pytest.raises(Error, match="no DHCP server has answered"):
+            lab.add(network, "late")
+        assert eventually(lambda: lab.left() == NOTHING), lab.left()
+    finally:
+        if server.poll() is None:
+            server.terminate()
+            server.wait(5)

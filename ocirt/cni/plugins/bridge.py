@@ -75,13 +75,12 @@ def add(request: Request) -> Result:
     config = _Config(request)
     with request.sandbox() as sandbox, Undo() as undo:
         result = Result()
-        if ipam.type_of(request):
+        if ipam.type_of(request) and not ipam.comes_late(request):
             result = ipam.add(request)
             undo.add("release the addresses", lambda: ipam.forward(request, "DEL"))
-        ipam.own_dns(request, result)
         with route.open_route() as host, route.open_route(sandbox.fd) as inside:
             bridge = _ensure_bridge(host, config)
-            if config.gateway:
+            if config.gateway and not ipam.comes_late(request):
                 _make_gateway(host, bridge, config, result)
             name = links.host_name(request)
             undo.add("delete the pair", lambda: links.delete_on_host(name))
@@ -90,6 +89,12 @@ def add(request: Request) -> Result:
             port = route.link(host, name)
             if link is None or port is None:
                 raise CNIError(INTERNAL, f"the pair {name}, {request.ifname} went away while it was set up")
+            if ipam.comes_late(request):
+                inside.request(route.set_link(route.Change().up(), f"{request.ifname} (up)", link.index))
+                _wait_for_port(host, name)
+                result = ipam.add(request)
+                undo.add("release the addresses", lambda: ipam.forward(request, "DEL"))
+            ipam.own_dns(request, result)
             result.interfaces = [
                 {"name": config.bridge, "mac": bridge.mac, "mtu": bridge.mtu},
                 {"name": name, "mac": port.mac, "mtu": port.mtu},

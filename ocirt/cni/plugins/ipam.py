@@ -20,6 +20,11 @@ def type_of(request: Request) -> str:
     return protocol.string(protocol.table(request.config, "ipam"), "type", "", "ipam")
 
 
+def comes_late(request: Request) -> bool:
+    """Is the plugin one that needs the interface, since it asks on the wire?"""
+    return type_of(request) == "dhcp"
+
+
 def add(request: Request) -> Result:
     """Addresses, routes and dns for the attachment; if that fails, a DEL follows (SPEC.md, section 4)."""
     kind = type_of(request)

@@ -52,12 +52,9 @@ def add(request: Request) -> Result:
     queue = protocol.integer(request.config, "bcqueuelen")
     with request.sandbox() as sandbox, Undo() as undo:
         result = Result()
-        if ipam.type_of(request):
-            if protocol.string(protocol.table(request.config, "ipam"), "type") == "dhcp":
-                result = Result()  # asked once the interface is there
-            else:
-                result = ipam.add(request)
-                undo.add("release the addresses", lambda: ipam.forward(request, "DEL"))
+        if ipam.type_of(request) and not ipam.comes_late(request):
+            result = ipam.add(request)
+            undo.add("release the addresses", lambda: ipam.forward(request, "DEL"))
         with route.open_route() as host, route.open_route(sandbox.fd) as inside:
             where = inside if protocol.truth(request.config, "linkInContainer") else host
             master = _master(request, where)
@@ -78,7 +75,7 @@ def add(request: Request) -> Result:
             link = route.link(inside, request.ifname)
             if link is None:
                 raise CNIError(INTERNAL, f"interface {request.ifname} went away while it was set up")
-            if protocol.string(protocol.table(request.config, "ipam"), "type") == "dhcp":
+            if ipam.comes_late(request):
                 inside.request(route.set_link(route.Change().up(), f"{request.ifname} (up)", link.index))
                 result = ipam.add(request)
                 undo.add("release the addresses", lambda: ipam.forward(request, "DEL"))
