@@ -82,7 +82,7 @@ def create(runtime: Runtime, id: str, path: str, options: Options) -> Container:
     plan = _plan(id, bundle, options)
     cgroup = _check(runtime, plan, options)
     with doing(f"create container {id}"), Undo() as undo:
-        container = Container.make(runtime.root, id, _record(plan, bundle))
+        container = Container.make(runtime.root, id, new_record(plan, bundle))
         undo.add("remove the state directory", container.remove)
         container.write(CONFIG, dump_json(bundle.config) if unprivileged or options.networking else bundle.raw)
         plan.state = lambda status, pid: dump_json(container.state(status, pid))
@@ -116,7 +116,7 @@ def _make(runtime: Runtime, container: Container, plan: Plan, cgroup: Cgroup, op
     descriptor = cgroup.prepare()
     undo.add("remove the cgroup", cgroup.remove)
     container.record["cgroup"] = cgroup.record()
-    container.record["freezer"] = _freezer(cgroup)
+    container.record["freezer"] = freezer_file(cgroup)
     plan.cgroups = cgroup.mounts()
     if options.networking:
         options.networking.prepare(container)
@@ -237,7 +237,8 @@ def _check(runtime: Runtime, plan: Plan, options: Options) -> Cgroup:
     )
 
 
-def _record(plan: Plan, bundle: Bundle) -> dict[str, Any]:
+def new_record(plan: Plan, bundle: Bundle) -> dict[str, Any]:
+    """What state.json holds from the beginning (container.Container)."""
     now = time.time()
     record: dict[str, Any] = {
         "status": CREATING,
@@ -261,7 +262,7 @@ def _record(plan: Plan, bundle: Bundle) -> dict[str, Any]:
     return record
 
 
-def _freezer(cgroup: Cgroup) -> list[str]:
+def freezer_file(cgroup: Cgroup) -> list[str]:
     """The file that tells whether the container is paused, and what it says then."""
     directory = cgroup.path("freezer")
     if directory and os.path.exists(directory + "/freezer.state"):

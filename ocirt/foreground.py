@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ocirt.checkpoint import Images
     from ocirt.container import Container
     from ocirt.notify import Relay
 
@@ -73,6 +74,32 @@ def run(
                 terminal.restore()
     if not keep:
         lifecycle.delete(runtime, id, force=True)
+    return status
+
+
+def restore(
+    runtime: Runtime, id: str, bundle: str, images: Images, *, detach: bool, subreaper: bool, **creation: Any
+) -> int:
+    """As `run`, for a container whose processes come from the files of a checkpoint."""
+    from ocirt.restore import restore as restore_container
+
+    if detach:
+        restore_container(runtime, id, bundle, images, creation)
+        return 0
+    if subreaper:
+        prctl.prctl(prctl.PR_SET_CHILD_SUBREAPER, 1)
+    signal_fd = _watch_signals()
+    ours = _console(creation)
+    container = restore_container(runtime, id, bundle, images, creation)
+    with Undo() as undo:
+        undo.add("delete the container", lambda: lifecycle.delete(runtime, id, force=True))
+        terminal = _Terminal.receive(ours) if ours else None
+        try:
+            status = _attend(container.pid, signal_fd, terminal, None)
+        finally:
+            if terminal:
+                terminal.restore()
+    lifecycle.delete(runtime, id, force=True)
     return status
 
 

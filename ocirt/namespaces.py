@@ -107,9 +107,9 @@ def needs_intermediate(new: frozenset[str], joined: dict[str, int]) -> bool:
     """
     if "user" in joined and "pid" in new:
         return True
-    if "user" in new or "user" in joined:
-        if "time" in new or (bool(_FOR_CHILDREN & joined.keys()) and os.geteuid() != 0):
-            return True
+    unprivileged = bool(_FOR_CHILDREN & joined.keys()) and os.geteuid() != 0
+    if ("user" in new or "user" in joined) and ("time" in new or unprivileged):
+        return True
     return not all(_may_return(kind) for kind in _FOR_CHILDREN & (joined.keys() | (new - {"pid"})))
 
 

@@ -46,10 +46,11 @@ def _from_file(name: str) -> dict[str, Any]:
                 data += part
         finally:
             os.close(fd)
-        process = parse_json(data, name)
+        process: Any = parse_json(data, name)
     if not isinstance(process, dict):
         raise InvalidConfig(f"{name}: a process is a JSON object")
-    return process
+    members: dict[str, Any] = process  # pyright: ignore[reportUnknownVariableType]
+    return members
 
 
 def _from_options(first: dict[str, Any], options: Options) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def _from_options(first: dict[str, Any], options: Options) -> dict[str, Any]:
     if options.user is not None:
         process["user"] = {**_without_groups(first.get("user") or {}), **parse_user(options.user)}
     if options.additional_gids:
-        user = dict(process.get("user") or {"uid": 0, "gid": 0})
+        user: dict[str, Any] = dict(process.get("user") or {"uid": 0, "gid": 0})
         user["additionalGids"] = [*(user.get("additionalGids") or ()), *map(_id, options.additional_gids)]
         process["user"] = user
     if options.cap:
