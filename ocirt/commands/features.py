@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 #: What of config.json's annotations changes what ocirt does; a final dot makes a prefix of it.
-UNSAFE_ANNOTATIONS = ("org.ocirt.network", "org.ocirt.network.", "org.systemd.property.", "run.oci.")
+UNSAFE_ANNOTATIONS = ("org.criu.", "org.ocirt.network", "org.ocirt.network.", "org.systemd.property.", "run.oci.")
 
 
 def run(options: Options) -> int:
