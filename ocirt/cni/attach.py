@@ -364,8 +364,9 @@ def adapt(
     pid_of gives the init of a running container, or raises.
     """
     linux = settings.setdefault("linux", {})
-    spaces = [n for n in linux.get("namespaces") or [] if n.get("type") != "network"]
-    present = [n for n in linux.get("namespaces") or [] if n.get("type") == "network"]
+    listed: list[dict[str, str]] = linux.get("namespaces") or []
+    spaces = [n for n in listed if n.get("type") != "network"]
+    present = [n for n in listed if n.get("type") == "network"]
     if wish.mode == _HOST:
         linux["namespaces"] = spaces
     elif wish.mode == _JOIN:

@@ -49,7 +49,7 @@ class Entry:
             tuple((str(k), str(v)) for k, v in data.get("cniArgs") or ()),
             data.get("capabilityArgs") or {},
         )
-        ours = data.get("ocirt") or {}
+        ours: dict[str, Any] = data.get("ocirt") or {}
         self.boot: str = ours.get("boot", "")
         there = identity(self.attachment.netns)
         if not there or (ours and (self.boot, ours.get("namespace")) != (boot_id(), there)):
@@ -138,8 +138,8 @@ def load(directory: str, network: str, attachment: Attachment) -> Entry | None:
 def _load(path: str) -> Entry | None:
     try:
         with open(path, "rb", buffering=0) as file:
-            data = parse_json(file.read(64 << 20), path)
-        if not isinstance(data, dict):
+            data = protocol.mapping(parse_json(file.read(64 << 20), path))
+        if data is None:
             raise Error(f"{path} holds no object")
         if data.get("kind") != _KIND:
             return None  # a bare result, from before libcni 0.8: its name alone says whose

@@ -48,8 +48,8 @@ def parse(data: bytes, what: str, directory: str = "") -> NetworkList:
     `directory`: where plugins of the network may be added as files, in a
     directory of the network's name. Raises CNIError (7) or InvalidConfig.
     """
-    raw = parse_json(data, what)
-    if not isinstance(raw, dict):
+    raw = protocol.mapping(parse_json(data, what))
+    if raw is None:
         raise CNIError(INVALID_CONFIG, f"{what} is no JSON object")
     if protocol.get(raw, "type") and protocol.get(raw, "plugins") is None:
         return _single(raw, what)
@@ -60,8 +60,8 @@ def parse(data: bytes, what: str, directory: str = "") -> NetworkList:
     found.ours = raw.get("ocirt") is True
     found.disable_check = _switch(raw, "disableCheck")
     found.disable_gc = _switch(raw, "disableGC")
-    inline = protocol.get(raw, "plugins")
-    if inline is not None and (not isinstance(inline, list) or not inline):
+    inline = protocol.listing(protocol.get(raw, "plugins"))
+    if protocol.get(raw, "plugins") is not None and not inline:
         raise CNIError(INVALID_CONFIG, f"{what}: plugins must be a list that isn't empty")
     only_inline = _switch(raw, "loadOnlyInlinedPlugins")
     if only_inline and inline is None:
@@ -84,9 +84,10 @@ def _single(raw: dict[str, Any], what: str) -> NetworkList:
     return NetworkList(name, version, [plugin], dump_json({"name": name, "cniVersion": version, "plugins": [plugin]}))
 
 
-def _plugin(plugin: Any, where: str) -> dict[str, Any]:
-    if not isinstance(plugin, dict) or not isinstance(protocol.get(plugin, "type"), str) or not plugin:
-        raise CNIError(INVALID_CONFIG, f"{where}: a plugin's configuration must be an object with a type", repr(plugin))
+def _plugin(value: Any, where: str) -> dict[str, Any]:
+    plugin = protocol.mapping(value)
+    if plugin is None or not isinstance(protocol.get(plugin, "type"), str):
+        raise CNIError(INVALID_CONFIG, f"{where}: a plugin's configuration must be an object with a type", repr(value))
     return plugin
 
 

@@ -92,10 +92,10 @@ def _read_config() -> dict[str, object]:
     except OSError as error:
         raise CNIError(protocol.IO_FAILURE, "error reading from stdin", error.strerror or "") from error
     try:
-        config = parse_json(b"".join(parts), "the network configuration")
+        config = protocol.mapping(parse_json(b"".join(parts), "the network configuration"))
     except InvalidConfig as error:
         raise CNIError(protocol.DECODING_FAILURE, "error unmarshall network config", str(error)) from error
-    if not isinstance(config, dict):
+    if config is None:
         raise CNIError(protocol.DECODING_FAILURE, "the network configuration is no JSON object")
     return config
 

@@ -33,7 +33,7 @@ def resolv_conf(record: Mapping[str, Any], wish: Mapping[str, list[str]]) -> str
     Servers are those of the flags; else the resolver of the container's own
     namespace if there is one; else those that its networks name; else the host's.
     """
-    told = [item.get("dns") or {} for item in record["networks"]]
+    told: list[dict[str, Any]] = [item.get("dns") or {} for item in record["networks"]]
     chosen = list(wish.get("servers") or ()) or servers(record)
     if record.get("resolver"):
         chosen = [str(record["resolver"])]
@@ -56,7 +56,8 @@ def resolv_conf(record: Mapping[str, Any], wish: Mapping[str, list[str]]) -> str
 
 def servers(record: Mapping[str, Any]) -> list[str]:
     """The servers that its networks name, else the host's."""
-    named = [s for item in record["networks"] for s in (item.get("dns") or {}).get("nameservers") or ()]
+    told: list[dict[str, Any]] = [item.get("dns") or {} for item in record["networks"]]
+    named: list[str] = [s for dns in told for s in dns.get("nameservers") or ()]
     return list(dict.fromkeys(named)) or host_servers()["nameserver"]
 
 

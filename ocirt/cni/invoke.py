@@ -126,9 +126,10 @@ def execute(file: str, request: Request) -> Result | None:
 
 
 def _object(data: object, file: str) -> dict[str, Any]:
-    if not isinstance(data, dict):
+    found = protocol.mapping(data)
+    if found is None:
         raise CNIError(protocol.DECODING_FAILURE, f"the output of {file} is no JSON object", repr(data)[:200])
-    return data
+    return found
 
 
 def _failure(out: bytes, err: bytes, status: int) -> CNIError:
@@ -192,9 +193,9 @@ def versions(type: str, path: tuple[str, ...]) -> tuple[str, ...]:
             return ("0.1.0",)  # from before there was the command
         raise error
     data = _object(parse_json(out, f"the versions of {found}"), found)
-    listed = data.get("supportedVersions")
+    listed = protocol.listing(data.get("supportedVersions"))
     if listed is None and data.get("cniVersion") == "0.2.0":
         return ("0.1.0", "0.2.0")
-    if not isinstance(listed, list) or not all(isinstance(v, str) for v in listed):
+    if listed is None or not all(isinstance(v, str) for v in listed):
         raise CNIError(protocol.DECODING_FAILURE, f"{found} told no supportedVersions")
     return tuple(listed)

@@ -12,9 +12,9 @@ import os
 import signal
 import sys
 
-from pyroute2.dhcp.client import AsyncDHCPClient, ClientConfig  # type: ignore[import-untyped]
-from pyroute2.dhcp.fsm import State  # type: ignore[import-untyped]
-from pyroute2.dhcp.leases import Lease, MissingOptionError  # type: ignore[import-untyped]
+from pyroute2.dhcp.client import AsyncDHCPClient, ClientConfig
+from pyroute2.dhcp.fsm import State
+from pyroute2.dhcp.leases import Lease, MissingOptionError
 
 from ocirt.jsontext import dump_json, parse_json
 from ocirt.linux import libc
@@ -36,7 +36,7 @@ def launch() -> NoReturn:
     os._exit(asyncio.run(_keep(data)) if hold(data["record"]) else 0)
 
 
-def _described(lease: Any) -> dict[str, Any]:
+def _described(lease: Lease) -> dict[str, Any]:
     found: dict[str, Any] = {"address": f"{lease.ip}/{lease.prefixlen}"}
     for option in _OPTIONS:
         try:
@@ -49,7 +49,7 @@ def _described(lease: Any) -> dict[str, Any]:
 async def _keep(data: dict[str, Any]) -> int:
     record = data["record"]
 
-    class Recorded(Lease):  # type: ignore[misc]
+    class Recorded(Lease):
         """A lease in the record, next to whose it is."""
 
         def dump(self) -> None:
@@ -58,7 +58,7 @@ async def _keep(data: dict[str, Any]) -> int:
             os.ftruncate(record, len(text))
 
         @classmethod
-        def load(cls, _interface: str) -> None:
+        def load(cls, interface: str) -> None:  # noqa: ARG003
             return None
 
     (namespace,) = data["fds"]

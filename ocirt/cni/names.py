@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ocirt.cni import services
+from ocirt.cni import protocol, services
 from ocirt.cni.address import ip_text, parse_ip
 from ocirt.errors import Error
 from ocirt.jsontext import dump_json, parse_json
@@ -118,8 +118,8 @@ def _read(directory: int) -> list[tuple[list[str], list[str]]]:
     for name in files:
         try:
             with open(name, "rb", opener=_opener(directory)) as file:
-                data = parse_json(file.read(1 << 20), name)
-            if isinstance(data, dict):
+                data = protocol.mapping(parse_json(file.read(1 << 20), name))
+            if data is not None:
                 addresses = [ip_text(parse_ip(a)[1]) for a in data["addresses"]]
                 found.append(([str(n) for n in data["names"]], addresses))
         except (OSError, Error, KeyError, ValueError, TypeError):

@@ -75,12 +75,14 @@ def describe(
     port_backend  of portmap: nftables, proxy or iptables
     options       keys added to the first plugin's configuration as they are
     """
+    ipam: dict[str, Any] = {"type": "host-local"}
     plugin: dict[str, Any] = {"type": driver, "capabilities": {"mac": True, "ips": True}}
     ranges = [[_range(s, gateway, ip_range)] for s in subnets]
     if ranges:
-        plugin["ipam"] = {"type": "host-local", "ranges": ranges}
+        ipam["ranges"] = ranges
+        plugin["ipam"] = ipam
         if os.environ.get("OCIRT_CNI_DIRECTORY"):
-            plugin["ipam"]["dataDir"] = f"{os.environ['OCIRT_CNI_DIRECTORY']}/networks"
+            ipam["dataDir"] = f"{os.environ['OCIRT_CNI_DIRECTORY']}/networks"
     if mtu:
         plugin["mtu"] = mtu
     if driver in ("bridge", "overlay"):
@@ -92,12 +94,12 @@ def describe(
     elif driver == "ptp":
         plugin["ipMasq"] = not internal
         if ranges and not internal:
-            plugin["ipam"]["routes"] = _defaults(subnets)
+            ipam["routes"] = _defaults(subnets)
     elif driver == "macvlan":
         if parent:
             plugin["master"] = parent
         if ranges:
-            plugin["ipam"]["routes"] = _defaults(subnets)
+            ipam["routes"] = _defaults(subnets)
         else:
             plugin["ipam"] = {"type": "dhcp"}
     plugin.update(options or {})

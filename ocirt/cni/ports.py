@@ -56,10 +56,11 @@ def parse(items: Iterable[Any]) -> list[PortMapping]:
     Raises CNIError (7) that names the entry. An entry with hostPort 0 maps nothing.
     """
     found: list[PortMapping] = []
-    for i, item in enumerate(items):
+    for i, raw in enumerate(items):
         where = f"portMappings[{i}]"
-        if not isinstance(item, dict):
-            raise CNIError(INVALID_CONFIG, f"{where} must be an object", repr(item))
+        item = protocol.mapping(raw)
+        if item is None:
+            raise CNIError(INVALID_CONFIG, f"{where} must be an object", repr(raw))
         host = protocol.integer(item, "hostPort", 0, where)
         if host == 0:
             continue

@@ -63,6 +63,16 @@ def get(obj: Mapping[str, Any], key: str, default: Any = None) -> Any:
     return default
 
 
+def mapping(value: object) -> dict[str, Any] | None:
+    """The value if it is a JSON object."""
+    return value if isinstance(value, dict) else None  # pyright: ignore[reportUnknownVariableType]
+
+
+def listing(value: object) -> list[Any] | None:
+    """The value if it is a JSON list."""
+    return value if isinstance(value, list) else None  # pyright: ignore[reportUnknownVariableType]
+
+
 _KINDS = {str: "a string", bool: "true or false", int: "a number", dict: "an object", list: "a list"}
 
 

@@ -282,10 +282,11 @@ def valid_attachments(request: Request) -> frozenset[tuple[str, str]]:
     listed = protocol.get(request.config, "cni.dev/valid-attachments")
     if listed is None:
         listed = protocol.get(request.config, "cni.dev/attachments")
-    if not isinstance(listed, list):
+    found = protocol.listing(listed)
+    if found is None:
         raise CNIError(protocol.INVALID_CONFIG, "cni.dev/valid-attachments must be a list", repr(listed))
     try:
-        return frozenset((protocol.get(a, "containerID", ""), protocol.get(a, "ifname", "")) for a in listed)
+        return frozenset((protocol.get(a, "containerID", ""), protocol.get(a, "ifname", "")) for a in found)
     except (AttributeError, TypeError) as error:
         raise CNIError(protocol.INVALID_CONFIG, "invalid cni.dev/valid-attachments", str(error)) from error
 

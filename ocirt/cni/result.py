@@ -129,11 +129,11 @@ class Result:
         """The addresses of the container's interface `ifname`, and those that name no interface."""
         found: list[dict[str, Any]] = []
         for item in self.ips:
-            index = item.get("interface")
+            index: int | None = item.get("interface")
             if index is None:
                 found.append(item)
             elif 0 <= index < len(self.interfaces):
-                interface = self.interfaces[index]
+                interface: dict[str, Any] = self.interfaces[index]
                 if interface.get("sandbox") and interface["name"] == ifname:
                     found.append(item)
         return found

@@ -199,8 +199,8 @@ def collect(kind: str, stale: Callable[[str], bool]) -> None:
         path = f"{directory(kind)}/{name}"
         try:
             with open(path, "rb") as file:
-                data = parse_json(file.read(1 << 20), path)
-            comment = str(data["comment"]) if isinstance(data, dict) else ""
+                data = protocol.mapping(parse_json(file.read(1 << 20), path)) or {}
+            comment = str(data["comment"])
         except FileNotFoundError:
             continue
         except (Error, KeyError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import select
 import time
 
@@ -15,6 +16,12 @@ BROKEN = select.EPOLLERR | select.EPOLLHUP
 ENDED = CLOSED | BROKEN
 READABLE = READ | ENDED
 BOTH = READ | WRITE | CLOSED | EDGE
+
+
+def accept(listening: _socket.socket) -> int:
+    """The descriptor of the next connection (`_socket` has no more than this); OSError."""
+    method: Callable[[], tuple[int, object]] = listening._accept  # type: ignore[attr-defined]
+    return method()[0]
 
 
 class Loop:

@@ -14,16 +14,18 @@ import _socket
 import os
 import sys
 
-from dnslib import AAAA, PTR, QTYPE, RCODE, RR, A, DNSError, DNSRecord  # type: ignore[import-untyped]
+from dnslib import AAAA, PTR, QTYPE, RCODE, RR, A, DNSError, DNSRecord
 
 from ocirt.cni.names import Names
 from ocirt.jsontext import parse_json
-from ocirt.proxy.loop import READ, Loop
-from ocirt.proxy.main import become_nobody, hold
+from ocirt.proxy.loop import READ, Loop, accept
+from ocirt.proxy.main import become_nobody, hold, leave
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
+
+    from dnslib import RD
 
 _TTL = 10  # containers come and go
 _TIMEOUT = 2.0  # for each server
@@ -42,7 +44,7 @@ def main(arguments: list[str]) -> int:
     number = int(arguments[arguments.index("-ports") + 1])
     data: Any = parse_json(os.pread(number, os.fstat(number).st_size, 0), "the description of the resolver")
     os.close(number)
-    _signal.signal(_signal.SIGTERM, _leave)
+    _signal.signal(_signal.SIGTERM, leave)
     if not hold(data["record"]):
         return 0
     loop = Loop()
@@ -55,10 +57,6 @@ def main(arguments: list[str]) -> int:
     os.close(data["status"])
     loop.run()
     return 0
-
-
-def _leave(_number: int, _frame: object) -> None:
-    os._exit(0)
 
 
 class Resolver:
@@ -97,12 +95,11 @@ class Resolver:
         wanted = {"A": ".", "AAAA": ":"}.get(kind, "-")
         return self._reply(asked, [AAAA(a) if ":" in a else A(a) for a in addresses if wanted in a])
 
-    def _reply(self, asked: DNSRecord, data: list[Any]) -> bytes:
+    def _reply(self, asked: DNSRecord, data: list[RD]) -> bytes:
         reply = asked.reply()
         for item in data:
             reply.add_answer(RR(asked.q.qname, asked.q.qtype, ttl=_TTL, rdata=item))
-        packed: bytes = reply.pack()
-        return packed
+        return reply.pack()
 
     def _question(self, _events: int) -> None:
         for _ in range(32):
@@ -149,7 +146,7 @@ class Resolver:
     def _accept(self, _events: int) -> None:
         """Questions by TCP are rare: each has a thread."""
         try:
-            fd, _address = self._listener._accept()  # type: ignore[attr-defined]
+            fd = accept(self._listener)
         except OSError:
             return
         import _thread
@@ -194,8 +191,7 @@ def _failure(question: bytes) -> bytes:
     """SERVFAIL to a question."""
     reply = DNSRecord.parse(question).reply()
     reply.header.rcode = RCODE.SERVFAIL
-    packed: bytes = reply.pack()
-    return packed
+    return reply.pack()
 
 
 def _receive(stream: _socket.socket) -> bytes:

@@ -10,7 +10,7 @@ import _socket
 import os
 import struct
 
-from ocirt.proxy.loop import BOTH, BROKEN, CLOSED, ENDED, READ, READABLE, WRITE
+from ocirt.proxy.loop import BOTH, BROKEN, CLOSED, ENDED, READ, READABLE, WRITE, accept
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ class Listener:
     def _accept(self, _: int) -> None:
         for _turn in range(64):
             try:
-                fd, _address = self._socket._accept()  # type: ignore[attr-defined]
+                fd = accept(self._socket)
             except BlockingIOError:
                 return
             except OSError as error:

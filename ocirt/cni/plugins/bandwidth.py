@@ -13,6 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pyroute2 import IPRoute
+
     from ocirt.cni.request import Request
     from ocirt.cni.result import Result
     from ocirt.linux.netlink import Socket
@@ -91,9 +93,9 @@ def add(request: Request) -> Result:
     return result
 
 
-def _tc() -> Any:
+def _tc() -> IPRoute:
     """pyroute2, imported only here: limits are rare, and its import is long."""
-    from pyroute2 import IPRoute  # type: ignore[import-untyped]
+    from pyroute2 import IPRoute
 
     return IPRoute()
 

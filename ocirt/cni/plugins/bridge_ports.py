@@ -92,9 +92,10 @@ class Port:
 
 def _range(item: Any, index: int) -> tuple[int, int]:
     """`{"id": n}` or `{"minID": a, "maxID": b}` as (first, last)."""
-    if isinstance(item, dict):
-        one = protocol.integer(item, "id")
-        first, last = (one, one) if one else (protocol.integer(item, "minID"), protocol.integer(item, "maxID"))
+    found = protocol.mapping(item)
+    if found is not None:
+        one = protocol.integer(found, "id")
+        first, last = (one, one) if one else (protocol.integer(found, "minID"), protocol.integer(found, "maxID"))
         if 1 <= first <= last <= 4094:
             return first, last
     raise CNIError(

@@ -83,9 +83,10 @@ def _peers(value: Any) -> set[bytes]:
             return _read_peers(value)
         except OSError as error:
             raise CNIError(NOT_AVAILABLE, f"peers {value!r} can't be read", error.strerror or "") from error
-    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+    listed = protocol.listing(value)
+    if listed is None or not all(isinstance(v, str) for v in listed):
         raise CNIError(INVALID_CONFIG, "invalid value of peers", "must be a list of addresses or a path")
-    return {parse_ip(v)[1] for v in value}
+    return {parse_ip(v)[1] for v in listed}
 
 
 def _read_peers(path: str) -> set[bytes]:

@@ -67,9 +67,10 @@ def parse(ipam: Mapping[str, Any], runtime: list[Any]) -> list[RangeSet]:
     for where, outer in (("runtimeConfig.ipRanges", runtime), ("ipam.ranges", protocol.array(ipam, "ranges", "ipam"))):
         made: list[RangeSet] = []
         for i, inner in enumerate(outer):
-            if not isinstance(inner, list) or not all(isinstance(r, dict) for r in inner):
+            listed = [protocol.mapping(r) for r in protocol.listing(inner) or ()]
+            if protocol.listing(inner) is None or None in listed:
                 raise CNIError(INVALID_CONFIG, f"{where}[{i}] must be a list of ranges", repr(inner))
-            made.append([Range(r, f"{where}[{i}][{j}]") for j, r in enumerate(inner)])
+            made.append([Range(r or {}, f"{where}[{i}][{j}]") for j, r in enumerate(listed)])
         sets = made + sets if outer is runtime else sets + made
     if not sets:
         raise CNIError(INVALID_CONFIG, "no IP ranges specified", "ipam needs ranges or subnet")

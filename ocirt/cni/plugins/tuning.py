@@ -165,13 +165,13 @@ def delete(request: Request) -> None:
     path = _file(request, directory)
     try:
         with open(path, "rb") as file:
-            old = parse_json(file.read(1 << 20), path)
+            old = protocol.mapping(parse_json(file.read(1 << 20), path))
     except FileNotFoundError:
         return
     except Error:
         old = None  # torn: nothing to go back to
     sandbox = request.sandbox_if_there()
-    if sandbox is not None and isinstance(old, dict):
+    if sandbox is not None and old is not None:
         with sandbox, route.open_route(sandbox.fd) as inside:
             link = route.link(inside, request.ifname)
             if link is not None:
