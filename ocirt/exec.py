@@ -134,7 +134,7 @@ def _check(runtime: Runtime, container: Container, plan: Plan, options: Options)
     process, linux = plan.process, plan.linux
     console.check(bool(process.get("terminal")), options.console_socket, options.console)
     labels.check_available(process)
-    plan.joined = _namespaces_of(container)
+    plan.joined = namespaces_of(container)
     plan.userns = "user" in plan.joined
     plan.capabilities = capabilities.grantable(process.get("capabilities"), plan.userns)
     profile = linux.get("seccomp")
@@ -147,7 +147,7 @@ def _check(runtime: Runtime, container: Container, plan: Plan, options: Options)
     return cgroups.load(container.record.get("cgroup") or {"manager": "disabled"})
 
 
-def _namespaces_of(container: Container) -> dict[str, int]:
+def namespaces_of(container: Container) -> dict[str, int]:
     """The namespaces of init that aren't ours: {type: fd}, the user namespace first."""
     joined: dict[str, int] = {}
     for kind, (_, file) in namespaces.TYPES.items():

@@ -68,7 +68,7 @@ def _open_source(plan: Plan, index: int, entry: Mount, o: Options) -> None:
             return
         raise explain.bind(error, source) from None
     try:
-        plan.trees[index] = _finish(plan, entry, o, tree)
+        plan.trees[index] = finish(plan, entry, o, tree)
     except Error as error:
         failure = explain.attributes(error, tree, o)
         os.close(tree)
@@ -87,7 +87,7 @@ def _clone_mapped(source: str, o: Options, userns: int) -> int:
     return tree
 
 
-def _finish(plan: Plan, entry: Mount, o: Options, tree: int) -> int:
+def finish(plan: Plan, entry: Mount, o: Options, tree: int) -> int:
     """Attributes as the options say, propagation as init's mount namespace has it."""
     if o.bind:
         binds.finish_detached(tree, entry["destination"], o)
@@ -109,7 +109,7 @@ def _mapped(plan: Plan, entry: Mount, o: Options, userns: int) -> int:
             raise Unsupported(f"the ids of a {kind} mount can't be mapped")
         else:
             tree = _new_mapped(plan, entry, o, userns)
-        return _finish(plan, entry, o, tree)
+        return finish(plan, entry, o, tree)
     except Error as error:
         hint = {
             libc.ENOSYS: "idmapped mounts need Linux 5.12",
