@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posix
 
 from ocirt.errors import Error, Unsupported, from_oserror
 
@@ -11,14 +11,14 @@ ENOENT, EACCES, EBUSY, EINVAL, ENODEV, EROFS, EPERM, EOPNOTSUPP = 2, 13, 16, 22,
 
 def read(path: str) -> str:
     """The file's text without the newline at its end; raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     try:
         data = b""
         # a seq_file comes in pieces that may be shorter than the buffer
-        while more := os.read(fd, 65536):
+        while more := posix.read(fd, 65536):
             data += more
     finally:
-        os.close(fd)
+        posix.close(fd)
     return data.decode("ascii", "surrogateescape").rstrip("\n")
 
 
@@ -53,11 +53,11 @@ def fields(path: str) -> dict[str, int]:
 
 def put(path: str, value: str) -> None:
     """Write `value` in one write(2), as the kernel's parsers want it; raises OSError."""
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    fd = posix.open(path, posix.O_WRONLY | posix.O_CLOEXEC)
     try:
-        os.write(fd, value.encode("utf-8", "surrogateescape"))
+        posix.write(fd, value.encode("utf-8", "surrogateescape"))
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
 def write(path: str, value: str, hint: str = "") -> None:
@@ -113,7 +113,7 @@ def processes(directory: str, *, recursive: bool = True) -> list[int]:
 def subdirectories(directory: str) -> list[str]:
     """Names of the cgroups right below; [] if it isn't there."""
     try:
-        with os.scandir(directory) as entries:
+        with posix.scandir(directory) as entries:
             return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []
@@ -122,7 +122,7 @@ def subdirectories(directory: str) -> list[str]:
 def has_subdirectories(directory: str) -> bool:
     """Is there a cgroup below? A directory's link count says so without reading it."""
     try:
-        return os.stat(directory).st_nlink != 2
+        return posix.stat(directory).st_nlink != 2
     except OSError:
         return False
 
@@ -134,22 +134,22 @@ def remove_tree(directory: str) -> None:
     that was given its cgroup may have made a tree deeper than PATH_MAX.
     Raises OSError (EBUSY while a process lives in one of them).
     """
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    here = os.open(directory, flags)
+    flags = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
+    here = posix.open(directory, flags)
     names: list[str] = []
     try:
         while True:
-            with os.scandir(here) as entries:
+            with posix.scandir(here) as entries:
                 below = next((e.name for e in entries if e.is_dir(follow_symlinks=False)), None)
             if below is not None:
-                there = os.open(below, flags, dir_fd=here)
+                there = posix.open(below, flags, dir_fd=here)
                 names.append(below)
             elif names:
-                there = os.open("..", flags, dir_fd=here)
-                os.rmdir(names.pop(), dir_fd=there)
+                there = posix.open("..", flags, dir_fd=here)
+                posix.rmdir(names.pop(), dir_fd=there)
             else:
                 return
-            os.close(here)
+            posix.close(here)
             here = there
     finally:
-        os.close(here)
+        posix.close(here)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posix
 
 from ocirt.cgroups import files
 from ocirt.errors import InvalidConfig, Unsupported
@@ -53,13 +53,13 @@ def _disable(directory: str, controller: str) -> bool:
         below = f"{directory}/{name}/"
         if controller in files.read_or(below + "cgroup.subtree_control").split():
             return False
-        limits = [file for file in os.listdir(below) if file.startswith(controller + ".") and file.endswith(".max")]
+        limits = [file for file in posix.listdir(below) if file.startswith(controller + ".") and file.endswith(".max")]
         if any(files.read_or(below + file, "max") != "max" for file in limits):
             return False
     try:
         files.put(directory + "/cgroup.subtree_control", "-" + controller)
     except OSError:
-        return os.access(directory, os.F_OK) is False  # a parent that went with the container
+        return posix.access(directory, posix.F_OK) is False  # a parent that went with the container
     return True
 
 

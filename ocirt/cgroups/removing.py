@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posix
 
 from ocirt.cgroups import files
 from ocirt.errors import Error, doing, from_oserror
@@ -19,7 +19,7 @@ def remove(mountpoint: str, path: str, kept: int, patience: float = PATIENCE) ->
     if kept >= path.count("/"):
         return
     try:
-        os.rmdir(mountpoint + path)
+        posix.rmdir(mountpoint + path)
     except FileNotFoundError:
         pass
     except OSError:
@@ -28,7 +28,7 @@ def remove(mountpoint: str, path: str, kept: int, patience: float = PATIENCE) ->
     for _ in range(path.count("/") - kept - 1):
         path = path[: path.rindex("/")]
         try:
-            os.rmdir(mountpoint + path)
+            posix.rmdir(mountpoint + path)
         except OSError:
             return  # another container is in it, or took it away
 
@@ -40,10 +40,10 @@ def _remove_busy(directory: str, patience: float) -> None:
     while True:
         try:
             files.remove_tree(directory)
-            os.rmdir(directory)
+            posix.rmdir(directory)
             return
         except FileNotFoundError:
-            if not os.path.isdir(directory):
+            if not posix.access(directory, posix.F_OK):
                 return
         except OSError as error:
             if error.errno != files.EBUSY:
@@ -67,8 +67,8 @@ def wait_for_exit(directory: str, timeout: float) -> None:
     fd = -1
     try:
         try:
-            fd = os.open(directory + "/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
-            if b"populated 0" in os.read(fd, 256):
+            fd = posix.open(directory + "/cgroup.events", posix.O_RDONLY | posix.O_CLOEXEC)
+            if b"populated 0" in posix.read(fd, 256):
                 timeout = 0.001  # a task that is switching out for the last time: nothing tells when it is gone
             poll.register(fd, select.POLLPRI)
         except FileNotFoundError:
@@ -82,13 +82,13 @@ def wait_for_exit(directory: str, timeout: float) -> None:
         pass
     finally:
         if fd >= 0:
-            os.close(fd)
+            posix.close(fd)
 
 
 def _pidfd_of_first(directory: str) -> int:
     for pid in files.processes(directory):
         try:
-            return os.pidfd_open(pid)
+            return posix.pidfd_open(pid)
         except OSError:
             continue
     return -1

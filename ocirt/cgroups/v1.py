@@ -6,7 +6,7 @@ components of the path were there before the container and stay after it.
 
 from __future__ import annotations
 
-import os
+import posix
 
 from ocirt.cgroups import files
 from ocirt.cgroups.base import Cgroup
@@ -173,7 +173,7 @@ class V1(Cgroup):
         try:
             files.put(unified + "/cgroup.kill", "1")
         except OSError as error:
-            if error.errno != files.ENODEV and os.access(unified, os.F_OK):
+            if error.errno != files.ENODEV and posix.access(unified, posix.F_OK):
                 self._signal_all(SIGKILL)  # before Linux 5.14
                 return
         self.thaw()
@@ -199,7 +199,7 @@ class V1(Cgroup):
         try:
             for pid in self.pids():
                 try:
-                    os.kill(pid, number)
+                    posix.kill(pid, number)
                 except ProcessLookupError:
                     continue
         finally:
@@ -279,11 +279,11 @@ def inherit_cpuset(mountpoint: str, path: str) -> None:
 
 def _join(directory: str, pid: int) -> None:
     try:
-        fd = os.open(directory + "/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+        fd = posix.open(directory + "/cgroup.procs", posix.O_WRONLY | posix.O_CLOEXEC)
         try:
-            os.write(fd, str(pid).encode())
+            posix.write(fd, str(pid).encode())
         finally:
-            os.close(fd)
+            posix.close(fd)
     except OSError as error:
         raise files.failed(directory + "/cgroup.procs", str(pid), error, _join_hint(directory)) from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posix
 
 from ocirt.cgroups import files
 from ocirt.cgroups.base import Cgroup
@@ -65,7 +65,7 @@ class V2(Cgroup):
             raise failure from error
         try:
             self._make_usable()
-            return -1 if self.late else os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            return -1 if self.late else posix.open(self.directory, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
         except BaseException:
             self.remove()
             raise
@@ -124,12 +124,12 @@ class V2(Cgroup):
             return
         names = files.read_or("/sys/kernel/cgroup/delegate").split() or DELEGATED
         with doing("change the owner of the cgroup"):
-            os.chown(self.directory, uid, gid, follow_symlinks=False)
+            posix.chown(self.directory, uid, gid, follow_symlinks=False)
             for name in names:
                 if "/" in name:
                     continue
                 try:
-                    os.chown(f"{self.directory}/{name}", uid, gid, follow_symlinks=False)
+                    posix.chown(f"{self.directory}/{name}", uid, gid, follow_symlinks=False)
                 except FileNotFoundError:
                     continue  # not every file of the list is in every cgroup
 
@@ -157,7 +157,7 @@ class V2(Cgroup):
         try:
             files.put(self.directory + "/cgroup.kill", "1")
         except OSError as error:
-            if error.errno in (files.EOPNOTSUPP, files.EINVAL) or os.access(self.directory, os.F_OK):
+            if error.errno in (files.EOPNOTSUPP, files.EINVAL) or posix.access(self.directory, posix.F_OK):
                 self._signal_all(SIGKILL)  # before Linux 5.14, or a threaded cgroup
 
     def signal(self, number: int) -> None:
@@ -176,7 +176,7 @@ class V2(Cgroup):
                     pass  # a process in an uninterruptible wait: the signal is sent all the same
             for pid in self.pids():
                 try:
-                    os.kill(pid, number)
+                    posix.kill(pid, number)
                 except ProcessLookupError:
                     continue
         finally:
@@ -189,7 +189,7 @@ class V2(Cgroup):
     def exec_descriptor(self, subs: list[str], init: int = 0) -> int:
         directory = self._exec_directory(subs, init)
         with doing("open the cgroup"):
-            return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            return posix.open(directory, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
 
     def _exec_directory(self, subs: list[str], init: int) -> str:
         from ocirt.cgroups.making import split_sub
@@ -257,15 +257,15 @@ def freeze(directory: str, deadline: float = 10.0) -> None:
     until = time.monotonic() + deadline
     with doing("freeze the cgroup"):
         files.write(directory + "/cgroup.freeze", "1")
-        fd = os.open(directory + "/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+        fd = posix.open(directory + "/cgroup.events", posix.O_RDONLY | posix.O_CLOEXEC)
         try:
             poll = select.poll()
             poll.register(fd, select.POLLPRI)
-            while b"frozen 1" not in os.pread(fd, 256, 0):
+            while b"frozen 1" not in posix.pread(fd, 256, 0):
                 left = until - time.monotonic()
                 if left <= 0:
                     files.write(directory + "/cgroup.freeze", "0")
                     raise Error(f"{directory}/cgroup.events doesn't say frozen after {deadline:g} s")
                 poll.poll(left * 1000)
         finally:
-            os.close(fd)
+            posix.close(fd)
