@@ -9,6 +9,7 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 EDGE = select.EPOLLET
 READ, WRITE, CLOSED = select.EPOLLIN, select.EPOLLOUT, select.EPOLLRDHUP
@@ -20,8 +21,8 @@ BOTH = READ | WRITE | CLOSED | EDGE
 
 def accept(listening: _socket.socket) -> int:
     """The descriptor of the next connection (`_socket` has no more than this); OSError."""
-    method: Callable[[], tuple[int, object]] = listening._accept  # type: ignore[attr-defined]
-    return method()[0]
+    untyped: Any = listening
+    return int(untyped._accept()[0])
 
 
 class Loop:
