@@ -386,6 +386,8 @@ def _announce(container: Container, options: Options) -> None:
     if options.pid_file:
         with doing("write the pid file"):
             announcing.write_pid_file(options.pid_file, container.pid)
-    if options.pidfd_socket:
+    annotations: dict[str, str] = container.record.get("annotations") or {}
+    receiver = options.pidfd_socket or annotations.get("run.oci.pidfd_receiver")
+    if receiver:
         with doing("send the pidfd"):
-            announcing.send_pidfd(options.pidfd_socket, container.pid)
+            announcing.send_pidfd(receiver, container.pid)

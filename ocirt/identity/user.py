@@ -30,10 +30,20 @@ def become_root(plan: Plan) -> None:
         # EINVAL: 0 isn't mapped. The capabilities in the namespace suffice for what follows.
         if error.errno != 22:
             raise from_oserror(error, "setresuid(0, 0, 0)") from None
+    if keeps_groups(plan):
+        return
     try:
         os.setgroups([])
     except PermissionError:
         pass  # denied for good where an unprivileged user wrote the gid map (user_namespaces(7))
+
+
+def keeps_groups(plan: Plan) -> bool:
+    """Does the process keep the groups of the caller, for files that only these may read?
+
+    podman sets the annotation for `--group-add keep-groups`.
+    """
+    return (plan.config.get("annotations") or {}).get("run.oci.keep_original_groups") == "1"
 
 
 def set_umask(plan: Plan) -> None:
@@ -103,7 +113,8 @@ def set_user(plan: Plan) -> None:
     uid, gid = plan.user.get("uid", 0), plan.user.get("gid", 0)
     groups = list(plan.user.get("additionalGids") or [])
     try:
-        os.setgroups(groups)
+        if not keeps_groups(plan):
+            os.setgroups(groups)
     except OSError as error:
         if not (plan.userns and error.errno == errno.EPERM):
             raise from_oserror(error, f"setgroups({groups})", _unmapped(error)) from None
