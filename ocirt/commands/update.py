@@ -66,7 +66,7 @@ def from_file(name: str) -> Mapping[str, Any]:
         value: Any = parse_json(data, "stdin" if name == "-" else name)
         if not isinstance(value, dict):
             raise InvalidConfig("the resources must be a JSON object, as linux.resources in config.json")
-        found: Mapping[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
+        found: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
         return found
 
 
