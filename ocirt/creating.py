@@ -82,7 +82,8 @@ def create(runtime: Runtime, id: str, path: str, options: Options) -> Container:
     plan = _plan(id, bundle, options)
     cgroup = _check(runtime, plan, options)
     with doing(f"create container {id}"), Undo() as undo:
-        container = Container.make(runtime.root, id, new_record(plan, bundle))
+        cgroup.foresee()
+        container = Container.make(runtime.root, id, {**new_record(plan, bundle), "cgroup": cgroup.record()})
         undo.add("remove the state directory", container.remove)
         container.write(CONFIG, dump_json(bundle.config) if unprivileged or options.networking else bundle.raw)
         plan.state = lambda status, pid: dump_json(container.state(status, pid))

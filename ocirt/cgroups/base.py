@@ -23,6 +23,12 @@ class Cgroup:
 
     __slots__ = ()
 
+    def foresee(self) -> None:
+        """Look which directories exist, so that record() says already now what prepare will have made.
+
+        A crash in the middle of prepare then leaves nothing that delete --force doesn't find.
+        """
+
     def prepare(self) -> int:
         """Make the directories. Raises Error if there are processes in it or it is frozen.
 

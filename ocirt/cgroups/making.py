@@ -7,6 +7,15 @@ import os
 from ocirt.cgroups import files
 
 
+def existing(mountpoint: str, path: str) -> int:
+    """How many leading components of the path are there."""
+    kept = path.count("/")
+    while kept and not os.path.isdir(mountpoint + path):
+        path = path[: path.rindex("/")]
+        kept -= 1
+    return kept
+
+
 def make(mountpoint: str, path: str) -> int:
     """mkdir -p; gives how many leading components were there already. Raises OSError."""
     for _ in range(16):

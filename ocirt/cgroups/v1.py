@@ -58,6 +58,11 @@ class V1(Cgroup):
 
     # -- create
 
+    def foresee(self) -> None:
+        from ocirt.cgroups.making import existing
+
+        self.cgroups = [(controllers, root, path, existing(root, path)) for controllers, root, path, _ in self.cgroups]
+
     def prepare(self) -> int:
         from ocirt.cgroups.making import make
 

@@ -52,6 +52,11 @@ class V2(Cgroup):
 
     # -- create
 
+    def foresee(self) -> None:
+        from ocirt.cgroups.making import existing
+
+        self.kept = existing(self.mountpoint, self.relative)
+
     def prepare(self) -> int:
         from ocirt.cgroups.making import make
 
