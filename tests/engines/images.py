@@ -37,7 +37,7 @@ def _oci_archive(path: Path, layer: bytes) -> Path:
     config = {
         "architecture": "amd64",
         "os": "linux",
-        "config": {"Env": ["PATH=/bin:/usr/bin"], "Cmd": ["/bin/sh"]},
+        "config": {"Env": ["PATH=/bin:/usr/bin"], "Cmd": ["/bin/sleep", "1000"]},
         "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]},
         "history": [{"created_by": "test"}],
     }

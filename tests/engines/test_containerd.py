@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.engines.conftest import CONTRIB, assert_nothing_left, make_space, need
+from tests.engines.conftest import assert_nothing_left, make_space, need
 from tests.engines.images import NAME
 from tests.engines.space import Space
 from tests.harness.bundle import make_rootfs
@@ -23,7 +23,6 @@ from tests.harness.runtime import Result
 
 CONFIG = """
 version = 2
-imports = ["/etc/containerd/conf.d/*.toml"]
 disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.btrfs"]
 [plugins."io.containerd.grpc.v1.cri"]
   disable_apparmor = true
@@ -62,7 +61,6 @@ def containerd(program: str, image: tuple[Path, Path]) -> Iterator[Containerd]:
     space = make_space("containerd", program)
     try:
         space.write("/etc/containerd/config.toml", CONFIG)
-        space.write("/etc/containerd/conf.d/ocirt.toml", (CONTRIB / "containerd/ocirt.toml").read_text())
         daemon = Containerd(space)
         for namespace in ("ocirt", "runc", "crun"):
             space("ctr", "--namespace", namespace, "images", "import", image[1])
@@ -334,6 +332,7 @@ def test_death_of_the_shim(ctr: Ctr, name: str) -> None:
     assert_nothing_left(ctr.space, name)
 
 
+@pytest.mark.timeout(500)
 def test_hundred(ctr: Ctr, name: str) -> None:
     """100 containers, 8 at a time, started and stopped: none lost, nothing left behind."""
     if ctr.runtime != "ocirt":

@@ -450,6 +450,7 @@ spec:
         infra.unlink()
 
 
+@pytest.mark.timeout(500)
 def test_hundred(podman: Podman, name: str) -> None:
     """100 containers, 8 at a time, started and stopped: none lost, nothing left behind."""
     if podman.runtime != "ocirt":
