@@ -241,7 +241,12 @@ def _signal_init(container: Container, signal: int) -> None:
     try:
         if not container.alive():
             raise WrongState(f"container not running: {container.id} is {STOPPED}")
-        _signal.pidfd_send_signal(pidfd, signal)
+        try:
+            _signal.pidfd_send_signal(pidfd, signal)
+        except OSError as error:
+            if error.errno != 38:
+                raise
+            posix.kill(pid, signal)
     except ProcessLookupError:
         raise WrongState(f"container not running: {container.id} is {STOPPED}") from None
     finally:
