@@ -52,23 +52,28 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"runtime under test: {config.getoption('--runtime')}"
 
 
-@pytest.fixture(scope="session")
-def apart() -> None:
-    """Stand apart from the rest of the machine.
-
-    The test process becomes a child subreaper, as an engine's monitor is, and
-    gets a mount namespace of its own in which every mount is shared, as systemd
-    makes it: a mount that escapes from a container is seen here and nowhere else.
-    """
+def call(name: str, *arguments: object) -> None:
+    """Call libc; raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*arguments):
+        raise OSError(ctypes.get_errno(), name)
 
-    def call(name: str, *arguments: object) -> None:
-        if getattr(libc, name)(*arguments):
-            raise OSError(ctypes.get_errno(), name)
 
+@pytest.fixture(scope="session")
+def own_namespace() -> None:
+    """The test process becomes a child subreaper, as an engine's monitor is, with a mount namespace of its own."""
     call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     call("unshare", CLONE_NEWNS)
     call("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+
+
+@pytest.fixture
+def apart(own_namespace: None) -> None:
+    """Stand apart from the rest of the machine, with every mount shared, as systemd makes it.
+
+    A mount that escapes from a container is seen here and nowhere else. Each test makes the mounts shared again: a
+    runtime that is told to do without a mount namespace could change them.
+    """
     call("mount", b"none", b"/", None, MS_REC | MS_SHARED, None)
 
 

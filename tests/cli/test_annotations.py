@@ -33,7 +33,7 @@ def test_groups_of_the_caller_are_dropped_otherwise(box: Box) -> None:
             assert found.group(1).split() == []
 
 
-@lacks("runc", "crun", what="run.oci.pidfd_receiver, in this version")
+@lacks("runc", what="run.oci.pidfd_receiver")
 def test_pidfd_receiver(box: Box, place: Path) -> None:
     box.config["annotations"] = {"run.oci.pidfd_receiver": str(place / "receiver")}
     with socket.socket(socket.AF_UNIX) as listener:

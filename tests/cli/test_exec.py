@@ -163,6 +163,7 @@ def test_user(running: Box) -> None:
     ["", ":", "-1", "+1", " 1", "1 ", "1:", "1:-1", "1_0", "0x1", "1:2:3", "root", "٣", "4294967295", "1e3", "1:x"],
 )
 @peer_fails("crun", "takes what strtol(3) takes", always=False)
+@peer_fails("runc", "takes an empty user and a sign, and words its errors otherwise", always=False)
 def test_user_is_parsed_strictly(running: Box, user: str) -> None:
     """A user that is not understood must not become root (CVE-2026-30892)."""
     result = running.exec("/bin/id", "-u", flags=("--user", user), check=False)
@@ -171,6 +172,7 @@ def test_user_is_parsed_strictly(running: Box, user: str) -> None:
     assert "user" in result.err
 
 
+@peer_fails("runc", "gives 1 for a usage error")
 @lacks("crun", what="--additional-gids")
 def test_additional_groups(running: Box) -> None:
     assert status(running, "-g", "77", "-g", "78")["Groups"].split() == ["77", "78"]
@@ -380,6 +382,7 @@ def test_terminal_for_an_engine(running: Box, place: Path) -> None:
         assert running.exit_status(int(file.read_text())) == 5
 
 
+@peer_fails("crun", "sets the size some time after the process has started", always=False)
 def test_terminal_size_of_a_file(running: Box, place: Path) -> None:
     with ConsoleSocket(place / "console") as console:
         size = {"height": 40, "width": 101}

@@ -366,7 +366,7 @@ def hierarchies(box: Box) -> list[Path]:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         if " - cgroup" in line:
             directory = Path(line.split()[4] + box.linux["cgroupsPath"])
-            if directory.is_dir():
+            if directory.is_dir() and directory not in found:
                 found.append(directory)
     return found
 

@@ -194,7 +194,8 @@ def test_foreground_terminal(term: Box) -> None:
         assert front.finish() == 5
 
 
-@peer_fails("crun", "sets the size some time after the process has started")
+@peer_fails("runc", "sets the size some time after the process has started", always=False)
+@peer_fails("crun", "sets the size some time after the process has started", always=False)
 def test_foreground_terminal_has_the_callers_size_and_follows_it(term: Box) -> None:
     term.sh("stty size; trap 'stty size' WINCH; echo up; while :; do sleep 0.05; done")
     with Foreground(term, rows=33, columns=91) as front:

@@ -73,7 +73,7 @@ def cgroup_mounts() -> list[str]:
         before, _, after = line.partition(" - ")
         if after.split()[0] in ("cgroup", "cgroup2"):
             points.append(before.split()[4])
-    return points
+    return list(dict.fromkeys(points))  # a later mount may cover an earlier one
 
 
 def cgroups(name: str) -> list[str]:
