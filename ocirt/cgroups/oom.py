@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ocirt.cgroups.base import Cgroup
 
+
 class Watch:
     """What to wait for: a process's end (pidfd), an OOM kill in a cgroup. Close it.
 
