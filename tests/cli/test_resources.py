@@ -300,9 +300,8 @@ def test_updates_that_are_none(box: Box, flags: tuple[str, ...]) -> None:
 
 
 def event_lines(box: Box, *flags: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        box.runtime.argv(["events", *flags, box.id]), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return box.runtime.popen("events", *flags, box.id, **pipes)  # type: ignore[return-value]
 
 
 @lacks("crun", what="events")
