@@ -31,8 +31,13 @@ def main(plan: Plan, inherited: set[int]) -> NoReturn:
             plan.mapped = True
             become_root(plan)
         prctl.set_dumpable(False)
+        # init stands still until its pid has been told: its own messages come after that one
+        told, tell = os.pipe2(os.O_CLOEXEC)
         pid = _make_init(plan, offsets)
         if pid == 0:
+            os.close(tell)
+            os.read(told, 1)
+            os.close(told)
             init.main(plan, inherited)
         plan.channel.send("init", str(pid))
     except Error as error:
