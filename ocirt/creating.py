@@ -312,12 +312,14 @@ def _limit(container: Container, plan: Plan, cgroup: Cgroup, pid: int, undo: Und
     score = plan.process.get("oomScoreAdj")
     if score is not None:
         limits.set_oom_score(pid, score)
+    if cgroup.applies_first:
+        _apply(plan, cgroup)
     with doing("join the cgroup"):
         # pages that init touches before the program runs aren't the container's; but a cgroup
         # namespace must be made in all of the container's cgroups
         cgroup.join(pid, memory="cgroup" in plan.new)
-    with doing("apply linux.resources"):
-        cgroup.apply(plan.linux.get("resources") or {})
+    if not cgroup.applies_first:
+        _apply(plan, cgroup)
     container.record["cgroup"] = cgroup.record()
     owner = _cgroup_owner(plan)
     if owner is not None:
@@ -338,6 +340,11 @@ def _limit(container: Container, plan: Plan, cgroup: Cgroup, pid: int, undo: Und
                 netdevices.move(netns, plan.linux["netDevices"])
             finally:
                 os.close(netns)
+
+
+def _apply(plan: Plan, cgroup: Cgroup) -> None:
+    with doing("apply linux.resources"):
+        cgroup.apply(plan.linux.get("resources") or {})
 
 
 def _cgroup_owner(plan: Plan) -> int | None:

@@ -23,6 +23,10 @@ class Cgroup:
 
     __slots__ = ()
 
+    #: May apply come before join? It must where it may: a v1 device list that is being written denies everything for
+    #: a moment, and an init that is in it already can't make a node or open the console then.
+    applies_first = True
+
     def foresee(self) -> None:
         """Look which directories exist, so that record() says already now what prepare will have made.
 

@@ -83,6 +83,8 @@ class Systemd(Cgroup):
 
     __slots__ = ("above", "extra", "inner", "limit", "mounted", "resources", "slice", "unit", "user")
 
+    applies_first = False  # systemd makes the scope with the process in it
+
     def __init__(
         self,
         unit: str,
