@@ -234,3 +234,15 @@ def test_two_containers_of_one_rootfs(box: Box, make_box: Any) -> None:
     box.create_and_start("sleep 1000")
     assert other.run("echo shared").out == "shared\n"
     assert box.status == "running"
+
+
+def test_devices_are_made_while_the_device_rules_are_written(box: Box) -> None:
+    """On v1 the list denies everything for a moment; it must be complete before init is in it."""
+    rules = [{"allow": True, "type": "c", "major": 300 + n, "minor": n, "access": "rw"} for n in range(150)]
+    box.linux["resources"]["devices"] += rules
+    box.linux["devices"] = [device(f"/many/{n}", "c", 1, 3) for n in range(60)]
+    box.args("/bin/true")
+    for _ in range(12):
+        box.run()
+        for made in (box.rootfs / "many").iterdir():
+            made.unlink()
