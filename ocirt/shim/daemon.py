@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 #: Seconds that answers and events have to go out before the shim ends.
 _LAST_WORDS = 2.0
 _LOOK_AGAIN = 0.01
-_SIGNALS = {_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGINT, _signal.SIGUSR1, _signal.SIGPIPE}
+_IGNORED = {_signal.SIGPIPE, _signal.SIGHUP}
+_SIGNALS = {_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGINT, _signal.SIGUSR1} | _IGNORED
 
 
 class Daemon:
@@ -62,7 +63,7 @@ class Daemon:
                 self._reaper.reap()
             elif number == _signal.SIGUSR1:
                 self._describe()
-            elif number != _signal.SIGPIPE:
+            elif number not in _IGNORED:
                 self._end()
 
     def _describe(self) -> None:
@@ -111,6 +112,17 @@ def open_log(bundle: str, debug: bool) -> None:
     log.to_descriptor(fd, log.DEBUG if debug else log.WARNING)
 
 
+def close_inherited() -> None:
+    """Close what whoever started us has left open: all of ours is close-on-exec."""
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        try:
+            if fd > 2 and os.get_inheritable(fd):
+                os.close(fd)
+        except OSError:
+            pass  # the listing's own
+
+
 def warm_up() -> None:
     """Import what creating, starting and deleting containers needs: no worker has to."""
     from ocirt import creating, hooks  # noqa: F401
@@ -121,6 +133,7 @@ def warm_up() -> None:
 
 def serve(socket: _socket.socket, address: str, namespace: str, events: str) -> None:
     """Be the daemon: with the listening socket, after `start` has forked. Returns at the end."""
+    close_inherited()
     os.chdir("/")
     os.environ.pop("NOTIFY_SOCKET", None)
     daemon = Daemon(socket, address, namespace, events)

@@ -110,7 +110,7 @@ class Service:
         task, process = self._process(request)
         if process.live:
             what = "paused" if task.paused() else "running"
-            raise Failure(ttrpc.FAILED_PRECONDITION, f"cannot delete a {what} process")
+            raise Failure(ttrpc.UNKNOWN, f"cannot delete a {what} process")
         if task.deleting:
             raise Failure(ttrpc.FAILED_PRECONDITION, "the container is being deleted")
 
@@ -175,7 +175,7 @@ class Service:
         """Freeze the container."""
         task = self._running(request, "pause")
         if task.paused():
-            raise Failure(ttrpc.FAILED_PRECONDITION, "cannot pause a paused container")
+            raise Failure(ttrpc.UNKNOWN, "cannot pause a paused container")
         task.pausing = True
 
         def paused(error: Error | None) -> None:
@@ -190,7 +190,7 @@ class Service:
         """Thaw the container."""
         task = self._running(request, "resume")
         if not task.paused():
-            raise Failure(ttrpc.FAILED_PRECONDITION, "cannot resume a running process")
+            raise Failure(ttrpc.UNKNOWN, "cannot resume a running process")
 
         def resumed(error: Error | None) -> None:
             if error is None:
@@ -202,7 +202,7 @@ class Service:
     def _running(self, request: dict[str, Any], verb: str) -> Task:
         task = self._task(request)
         if task.init.status != m.RUNNING:
-            raise Failure(ttrpc.FAILED_PRECONDITION, f"cannot {verb} a {_STATUS[task.init.status]} container")
+            raise Failure(ttrpc.UNKNOWN, f"cannot {verb} a {_STATUS[task.init.status]} container")
         return task
 
     def checkpoint(self, request: dict[str, Any], call: Call) -> None:
@@ -264,7 +264,7 @@ class Service:
         """Change limits."""
         task = self._task(request)
         if task.init.status == m.STOPPED:
-            raise Failure(ttrpc.FAILED_PRECONDITION, "cannot update a stopped container")
+            raise Failure(ttrpc.UNKNOWN, "cannot update a stopped container")
         resources = _json(request.get("resources", {}), "the resources")
         self._supervisor.work(task, "update", lambda error: _answer(call, error), resources=resources)
 

@@ -67,6 +67,8 @@ def read_input(options: main.Options) -> tuple[dict[str, Any], dict[str, Any]]:
 def group_of(bundle: str) -> str:
     """The group that the container's annotations put it into, "" for none."""
     raw = bundles.read(f"{bundle}/config.json")
+    if not raw:
+        raise InvalidConfig(f"{bundle}/config.json: no such file or directory")
     if not any(key.encode() in raw for key in GROUPS):
         return ""
     config: Any = parse_json(raw, f"{bundle}/config.json")

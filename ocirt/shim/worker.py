@@ -12,6 +12,7 @@ from __future__ import annotations
 import _signal
 import _socket
 import os
+import sys
 
 from ocirt.errors import BY_NAME, Error
 from ocirt.jsontext import dump_json, parse_json
@@ -82,7 +83,7 @@ class Workers:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
         for fd, stream in enumerate(streams):
             os.dup2(stream, fd)
-        keep = {0, 1, 2, answer.fileno(), console, descriptor()} - {-1}
+        keep = {0, 1, 2, answer.fileno(), console, descriptor(), _image()} - {-1}
         fds.close_all_but(keep)
         operation = {**operation, "answer": answer.fileno()}
         if console >= 0:
@@ -107,6 +108,11 @@ class Workers:
             done({}, BY_NAME[said["kind"]](said["error"]))
         else:
             done(said["result"], None)
+
+
+def _image() -> int:
+    """The descriptor that modules are still loaded from (cli/image.py): a launcher's, which is `__main__`."""
+    return int(getattr(sys.modules["__main__"], "IMAGE", -1))
 
 
 def finish(perform: Callable[[dict[str, Any]], dict[str, Any]], operation: dict[str, Any]) -> None:
