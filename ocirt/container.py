@@ -231,11 +231,11 @@ class Container:
             return str(self.record["status"])
         if not self.alive():
             return STOPPED
-        if self._frozen():
+        if self.frozen():
             return PAUSED
         return CREATED if self._waits_for_start() else RUNNING
 
-    def _frozen(self) -> bool:
+    def frozen(self) -> bool:
         """Is the cgroup frozen? One read of the file that its record names."""
         file, frozen = (self.record.get("freezer") or ("", ""))[:2]
         if not file:

@@ -48,6 +48,14 @@ def configure(path: str | None, *, json: bool, level: int) -> None:
         _target.fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC, 0o644)
 
 
+def to_descriptor(fd: int, level: int) -> None:
+    """Log text to an open descriptor and nowhere else; entries that it doesn't take at once are dropped."""
+    _target.fd = fd
+    _target.json = False
+    _target.level = level
+    _target.stderr = False
+
+
 def descriptor() -> int:
     """The log's file descriptor, -1 if there is none: a child that still logs keeps it open."""
     return _target.fd
@@ -90,7 +98,7 @@ def warning(message: str) -> None:
 def error(message: str) -> None:
     """The error of a failed command: always in the log, and on stderr as text."""
     if _target.fd >= 0:
-        posix.write(_target.fd, _entry(ERROR, message))
+        _put(_entry(ERROR, message))
     if _target.stderr:
         _to_stderr(message)
 
@@ -98,9 +106,16 @@ def error(message: str) -> None:
 def _write(level: int, message: str) -> None:
     quiet = _target.json and _target.level > INFO
     if _target.fd >= 0 and not quiet:
-        posix.write(_target.fd, _entry(level, message))
+        _put(_entry(level, message))
     elif _target.stderr:
         _to_stderr(f"{_NAMES[level]}: {message}")
+
+
+def _put(entry: bytes) -> None:
+    try:
+        posix.write(_target.fd, entry)
+    except BlockingIOError:
+        pass  # a shim's log: nobody reads it, and containers are more important
 
 
 def _to_stderr(message: str) -> None:

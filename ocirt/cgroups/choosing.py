@@ -29,6 +29,8 @@ def choose(
         from ocirt.cgroups.base import Cgroup
 
         return Cgroup()
+    if manager == "auto":
+        manager = "systemd" if _is_for_systemd(linux.get("cgroupsPath") or "") else "cgroupfs"
     if manager not in MANAGERS:
         raise InvalidConfig(f"--cgroup-manager: {manager!r} is none of {', '.join(MANAGERS)}")
     wanted: str = linux.get("cgroupsPath") or ""
@@ -58,6 +60,12 @@ def choose(
         [(controllers, mountpoint, path, existing(mountpoint, path)) for controllers, mountpoint in mounted],
         optional=rootless,
     )
+
+
+def _is_for_systemd(path: str) -> bool:
+    """Is the path `SLICE:PREFIX:NAME`, on a host that systemd runs?"""
+    parts = path.split(":")
+    return len(parts) == 3 and parts[0].endswith(".slice") and os.access("/run/systemd/system", os.F_OK)
 
 
 def existing(mountpoint: str, path: str) -> int:

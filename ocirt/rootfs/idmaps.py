@@ -42,7 +42,7 @@ def userns(plan: Plan, index: int, entry: Mount, o: Options, known: dict[str, in
         )
     key = repr(mappings)
     if key not in known:
-        known[key] = _make_userns(mappings)
+        known[key] = make_userns(mappings)
     return known[key]
 
 
@@ -51,7 +51,7 @@ def ranges_of(mappings: object) -> Ranges:
     return [(e["containerID"], e["hostID"], e["size"]) for e in mappings or ()]  # type: ignore[attr-defined]
 
 
-def _make_userns(mappings: Mappings) -> int:
+def make_userns(mappings: Mappings) -> int:
     """The descriptor of a new user namespace with these mappings; nobody lives in it."""
     ready_read, ready_write = os.pipe()
     end_read, end_write = os.pipe()

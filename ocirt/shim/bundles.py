@@ -1,0 +1,69 @@
+"""What a shim leaves in a bundle for `delete`, which may be run when nobody else knows of the container any more."""
+
+from __future__ import annotations
+
+import posix
+
+from ocirt.jsontext import dump_json, parse_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+DEFAULT_ROOT = "/run/containerd/ocirt"
+_NOTE = "ocirt.json"
+_ADDRESS = "address"
+
+
+def state_root(options: dict[str, Any], namespace: str) -> str:
+    """The directory of the runtime's state for the containers of a namespace (`ocirt --root` finds them there)."""
+    return f"{options.get('root') or DEFAULT_ROOT}/{namespace}"
+
+
+def note(bundle: str, root: str) -> None:
+    """Write down where the container's state is, before there is any."""
+    write(f"{bundle}/{_NOTE}", dump_json({"root": root}))
+
+
+def noted_root(bundle: str) -> str:
+    """Where the container's state is; "" if it was never to be created."""
+    data = read(f"{bundle}/{_NOTE}")
+    if not data:
+        return ""
+    found: Any = parse_json(data, f"{bundle}/{_NOTE}")
+    return str(found["root"])
+
+
+def note_address(bundle: str, address: str) -> None:
+    """Write down the shim's address: containerd 1.6 finds a shim again by it."""
+    write(f"{bundle}/{_ADDRESS}", address.encode())
+
+
+def noted_address(bundle: str) -> str:
+    """The shim's address, "" if there is none."""
+    return read(f"{bundle}/{_ADDRESS}").decode()
+
+
+def read(path: str) -> bytes:
+    """A file's content; empty if it isn't there."""
+    try:
+        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    except FileNotFoundError:
+        return b""
+    try:
+        data = b""
+        while more := posix.read(fd, 1 << 20):
+            data += more
+        return data
+    finally:
+        posix.close(fd)
+
+
+def write(path: str, data: bytes) -> None:
+    """Replace a file, atomically."""
+    fd = posix.open(path + ".new", posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o600)
+    try:
+        posix.write(fd, data)
+    finally:
+        posix.close(fd)
+    posix.rename(path + ".new", path)

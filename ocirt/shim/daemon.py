@@ -1,0 +1,147 @@
+"""The process that serves: it is made by `start`, lives as long as a container of its group does, and is warm.
+
+Nothing depends on it being alive: what it knows and state.json doesn't is lost without harm.
+"""
+
+from __future__ import annotations
+
+import _signal
+import gc
+import os
+
+from ocirt import log
+from ocirt.linux import prctl, signals
+from ocirt.shim import sockets
+from ocirt.shim.events import Publisher
+from ocirt.shim.loop import IN, Loop
+from ocirt.shim.reaper import Reaper
+from ocirt.shim.service import Service
+from ocirt.shim.supervisor import Supervisor
+from ocirt.shim.ttrpc import Server
+from ocirt.shim.work import perform
+from ocirt.shim.worker import Workers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+
+    from ocirt.shim.tasks import Process
+
+#: Seconds that answers and events have to go out before the shim ends.
+_LAST_WORDS = 2.0
+_LOOK_AGAIN = 0.01
+_IGNORED = {_signal.SIGPIPE, _signal.SIGHUP}
+_SIGNALS = {_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGINT, _signal.SIGUSR1} | _IGNORED
+
+
+class Daemon:
+    """One shim: everything that it is made of, wired together."""
+
+    def __init__(self, socket: _socket.socket, address: str, namespace: str, events: str) -> None:
+        """`events`: path of containerd's ttrpc socket, "" to tell nobody."""
+        self._address = address
+        self._ending = False
+        self._loop = Loop(report)
+        workers = Workers(self._loop, perform)
+        self._reaper = Reaper(workers)
+        self._publisher = Publisher(self._loop, events, namespace)
+        self._supervisor = Supervisor(self._loop, workers, self._reaper, self._publisher, namespace, self._end)
+        services = Service(self._supervisor).services()
+        self._server = Server(self._loop, socket, services, (os.geteuid(), os.getegid()))
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, _SIGNALS)
+        self._signals = signals.signalfd(_SIGNALS)
+        self._loop.watch(self._signals, IN, self._take_signals)
+
+    def run(self) -> None:
+        """Serve until the end."""
+        prctl.prctl(prctl.PR_SET_CHILD_SUBREAPER, 1)
+        self._loop.run()
+
+    def _take_signals(self, _: int) -> None:
+        while number := signals.read_signal(self._signals):
+            if number == _signal.SIGCHLD:
+                self._reaper.reap()
+            elif number == _signal.SIGUSR1:
+                self._describe()
+            elif number not in _IGNORED:
+                self._end()
+
+    def _describe(self) -> None:
+        """Say in the log what there is: for people who look for trouble."""
+        for task in self._supervisor.tasks.values():
+            for process in task.processes():
+                log.warning(f"{task.id}: {_described(process)}")
+
+    def _end(self) -> None:
+        """Take no more calls, say what is left to be said, and go."""
+        if self._ending:
+            return
+        self._ending = True
+        self._server.close()
+        sockets.remove(self._address)
+        self._say_last_words(_LAST_WORDS)
+
+    def _say_last_words(self, left: float) -> None:
+        busy = not self._publisher.idle or any(connection.busy for connection in self._server.connections)
+        if busy and left > 0:
+            self._loop.later(_LOOK_AGAIN, lambda: self._say_last_words(left - _LOOK_AGAIN))
+        else:
+            self._loop.stop()
+
+
+def _described(process: Process) -> str:
+    what = f"exec {process.id}" if process.id else "init"
+    return f"{what}: pid {process.pid}, status {process.status}, starting {process.starting}, {process.given}"
+
+
+def report(error: Exception) -> None:
+    """A callback has failed: a bug, and not the end of the other containers' shim."""
+    import traceback
+
+    log.warning("bug in ocirt: " + "".join(traceback.format_exception(error)))
+
+
+def open_log(bundle: str, debug: bool) -> None:
+    """Log to the fifo that containerd has made in the bundle; what it doesn't take in time is dropped."""
+    try:
+        # for reading too: opening doesn't wait for containerd, and its leaving ends nothing
+        fd = os.open(f"{bundle}/log", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        fd = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(fd, 2)
+    log.to_descriptor(fd, log.DEBUG if debug else log.WARNING)
+
+
+def close_inherited() -> None:
+    """Close what whoever started us has left open: all of ours is close-on-exec."""
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        try:
+            if fd > 2 and os.get_inheritable(fd):
+                os.close(fd)
+        except OSError:
+            pass  # the listing's own
+
+
+def warm_up() -> None:
+    """Import what creating, starting and deleting containers needs: no worker has to."""
+    from ocirt import creating, hooks  # noqa: F401
+    from ocirt.cgroups import choosing, devices, devices_v2, hybrid, making, oom, removing, v1, v2  # noqa: F401
+    from ocirt.identity.seccomp import cache  # noqa: F401
+    from ocirt.process import listener, start  # noqa: F401
+
+
+def serve(socket: _socket.socket, address: str, namespace: str, events: str) -> None:
+    """Be the daemon: with the listening socket, after `start` has forked. Returns at the end."""
+    close_inherited()
+    os.chdir("/")
+    os.environ.pop("NOTIFY_SOCKET", None)
+    daemon = Daemon(socket, address, namespace, events)
+    warm_up()
+    # forks share what there is now: the collector must not touch it
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+    daemon.run()
+
+

@@ -1,0 +1,121 @@
+"""The sockets of shims: one for each group of containers, in a directory that all shims of the host share.
+
+Who binds, and who removes what a dead shim has left, holds flock(2) on the directory: otherwise a socket that was
+just bound anew could be removed.
+"""
+
+from __future__ import annotations
+
+import _socket
+import fcntl
+import posix
+
+from ocirt.errors import from_oserror
+
+#: Where containerd looks for them, whatever its own directories are.
+DIRECTORY = "/run/containerd/s"
+_SCHEME = "unix://"
+_BACKLOG = 128
+_EADDRINUSE = 98
+
+
+def address_of(directory: str, grpc: str, namespace: str, group: str) -> str:
+    """The address of a group's shim: the name is a hash of what the group is to whom."""
+    name = "/".join(part.strip("/") for part in (grpc, namespace, group) if part)
+    if grpc.startswith("/"):
+        name = "/" + name
+    return f"{_SCHEME}{directory or DIRECTORY}/{_sha256(name.encode())}"
+
+
+def _sha256(data: bytes) -> str:
+    """hashlib costs a fifth of an interpreter's start."""
+    try:
+        from _sha256 import sha256
+    except ImportError:
+        from _sha2 import sha256  # type: ignore[import-not-found,no-redef]  # CPython 3.12
+    return str(sha256(data).hexdigest())
+
+
+class Locked:
+    """`with Locked(address):` nobody else binds or removes sockets of that directory."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, address: str) -> None:
+        directory = path_of(address).rpartition("/")[0]
+        try:
+            posix.mkdir(directory, 0o700)
+        except FileExistsError:
+            pass
+        except FileNotFoundError:
+            import os
+
+            os.makedirs(directory, 0o700, exist_ok=True)
+        self._fd = posix.open(directory, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
+
+    def __enter__(self) -> None:
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+
+    def __exit__(self, *ignored: object) -> None:
+        posix.close(self._fd)
+
+
+def path_of(address: str) -> str:
+    """The path of an address."""
+    return address.removeprefix(_SCHEME)
+
+
+def listen(address: str) -> _socket.socket | None:
+    """Listen there; None if a shim does already. What a dead one has left is replaced. Hold the lock."""
+    path = path_of(address)
+    socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    before = posix.umask(0o177)
+    try:
+        try:
+            socket.bind(path)
+        except OSError as error:
+            if error.errno != _EADDRINUSE:
+                raise
+            if is_served(path):
+                socket.close()
+                return None
+            posix.unlink(path)
+            socket.bind(path)
+        socket.listen(_BACKLOG)
+    except OSError as error:
+        socket.close()
+        raise from_oserror(error, f"bind {path}") from None
+    finally:
+        posix.umask(before)
+    return socket
+
+
+def is_served(path: str) -> bool:
+    """Does anybody listen there?"""
+    socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        socket.connect(path)
+    except OSError:
+        return False
+    finally:
+        socket.close()
+    return True
+
+
+def remove(address: str) -> None:
+    """Remove the socket of a shim that serves no more."""
+    try:
+        with Locked(address):
+            posix.unlink(path_of(address))
+    except OSError:
+        pass  # somebody has cleaned up
+
+
+def remove_dead(address: str) -> None:
+    """Remove the socket if its shim is dead."""
+    try:
+        with Locked(address):
+            if not is_served(path_of(address)):
+                posix.unlink(path_of(address))
+    except OSError:
+        pass

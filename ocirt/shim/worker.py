@@ -1,0 +1,132 @@
+"""Operations that may wait (for the kernel, for hooks, for systemd) are done in a fork of the daemon.
+
+The fork is warm: it has imported all that the operation needs, so that it costs a millisecond where a runtime's
+command line costs an interpreter's start. What it changes of itself (streams, working directory, signals) ends with
+it, and the daemon goes on serving meanwhile. What it leaves running (init) becomes the daemon's child.
+
+It says how it went in one message, as JSON: {"result": …} or {"error": text, "kind": class of errors.py}.
+"""
+
+from __future__ import annotations
+
+import _signal
+import _socket
+import os
+import sys
+
+from ocirt.errors import BY_NAME, Error
+from ocirt.jsontext import dump_json, parse_json
+from ocirt.linux import fds, prctl
+from ocirt.log import descriptor
+from ocirt.shim import loop as events
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ocirt.shim.loop import Loop
+
+    #: Gets the operation's result, or its error.
+    Done = Callable[[dict[str, Any], Error | None], object]
+
+_MESSAGE_MAX = 1 << 20
+_ERROR_MAX = 16384
+
+
+class Workers:
+    """Starts workers and hands their results on.
+
+    perform  does an operation: {"operation": name, …} -> its result; runs in the worker
+    """
+
+    def __init__(self, loop: Loop, perform: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        self._loop = loop
+        self._perform = perform
+        self._running = 0
+
+    @property
+    def running(self) -> int:
+        """How many haven't said their result."""
+        return self._running
+
+    def start(
+        self, operation: dict[str, Any], done: Done, *, streams: tuple[int, ...] = (), console: int = -1
+    ) -> None:
+        """Do an operation; `done` is called from the loop.
+
+        streams  what the worker's (and so a container's) stdin, stdout and stderr are: three descriptors, or none
+        console  a socket that the container's terminal is sent to, -1 for none; the operation has it as "console"
+        Where there can't be another process, `done` hears so at once.
+        """
+        parent = os.getpid()
+        try:
+            ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+            pid = os.fork()
+        except OSError as error:
+            done({}, Error(f"start another process: {(error.strerror or '').lower()}", error.errno or 0))
+            return
+        if pid == 0:
+            try:
+                prctl.prctl(prctl.PR_SET_PDEATHSIG, _signal.SIGKILL)  # the lock that it holds goes with the shim
+                if os.getppid() == parent:
+                    self._work(operation, theirs, streams, console)
+            finally:
+                os._exit(1)
+        theirs.close()
+        ours.setblocking(False)
+        self._running += 1
+        self._loop.watch(ours.fileno(), events.IN, lambda _: self._finished(ours, done))
+
+    def _work(self, operation: dict[str, Any], answer: _socket.socket, streams: tuple[int, ...], console: int) -> None:
+        """The worker itself."""
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+        for fd, stream in enumerate(streams):
+            os.dup2(stream, fd)
+        keep = {0, 1, 2, answer.fileno(), console, descriptor(), _image()} - {-1}
+        fds.close_all_but(keep)
+        operation = {**operation, "answer": answer.fileno()}
+        if console >= 0:
+            operation["console"] = console
+        finish(self._perform, operation)
+
+    def _finished(self, socket: _socket.socket, done: Done) -> None:
+        try:
+            data = socket.recv(_MESSAGE_MAX)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._loop.forget(socket.fileno())
+        socket.close()
+        self._running -= 1
+        if not data:
+            done({}, Error("the process that did it was killed"))
+            return
+        said: Any = parse_json(data, "the worker's message")
+        if "error" in said:
+            done({}, BY_NAME[said["kind"]](said["error"]))
+        else:
+            done(said["result"], None)
+
+
+def _image() -> int:
+    """The descriptor that modules are still loaded from (cli/image.py): a launcher's, which is `__main__`."""
+    return int(getattr(sys.modules["__main__"], "IMAGE", -1))
+
+
+def finish(perform: Callable[[dict[str, Any]], dict[str, Any]], operation: dict[str, Any]) -> None:
+    """Do the operation in this process, say how it went, and end."""
+    answer = operation["answer"]
+    try:
+        said: dict[str, Any] = {"result": perform(operation)}
+    except Error as error:
+        said = {"error": str(error)[:_ERROR_MAX], "kind": type(error).__name__}
+    except Exception as error:
+        where = error.__traceback__
+        while where and where.tb_next:
+            where = where.tb_next
+        line = f" ({where.tb_frame.f_code.co_filename}:{where.tb_lineno})" if where else ""
+        said = {"error": f"bug in ocirt: {type(error).__name__}: {error}{line}"[:_ERROR_MAX], "kind": "Error"}
+    os.write(answer, dump_json(said))
+    os._exit(0)
