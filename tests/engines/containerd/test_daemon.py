@@ -21,6 +21,7 @@ def descriptors(pid: int) -> dict[int, str]:
     return {int(name): os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")}
 
 
+@pytest.mark.shim_fails("runc", "its containers may get what it got", always=False)
 def test_stray_descriptors(engine: Engine) -> None:
     """Neither the shim nor a container keeps what containerd happens to have open."""
     secret = engine.place / "secret"

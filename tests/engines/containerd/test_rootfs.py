@@ -65,10 +65,10 @@ def test_directory_of_the_bundle(engine: Engine) -> None:
 
 
 def test_options_of_a_mount(engine: Engine) -> None:
-    task = engine.task("grep ' / ' /proc/self/mountinfo")
-    task.create(rootfs=[mount("bind", engine.image, "rbind", "nosuid", "nodev", "noatime")])
+    task = engine.task("head -n 1 /proc/self/mountinfo")
+    task.create(rootfs=[mount("bind", engine.image, "rbind", "ro", "nosuid", "nodev", "noatime")])
     text = output(task)
-    for option in ("nosuid", "nodev", "noatime"):
+    for option in ("ro", "nosuid", "nodev", "noatime"):
         assert option in text
 
 
@@ -153,7 +153,6 @@ def test_target(engine: Engine) -> None:
     assert output(task) == "below\n"
 
 
-@pytest.mark.shim_fails("runc", "1.6 doesn't know `target`")
 def test_target_that_leads_out(engine: Engine) -> None:
     """A symbolic link of the image doesn't lead a mount to the host."""
     image = engine.place / "image"
@@ -173,11 +172,11 @@ def test_target_that_leads_out(engine: Engine) -> None:
     assert str(outside) not in mounts().values()
 
 
-@pytest.mark.parametrize("type", ["X-containerd.something", "bind"])
-def test_mounts_for_a_later_containerd(engine: Engine, type: str) -> None:
+@pytest.mark.shim_fails("runc", "1.6 doesn't know them")
+def test_mounts_for_a_later_containerd(engine: Engine) -> None:
     """What containerd should have done itself is refused, by name."""
     task = engine.task()
-    wrong = mount(type, engine.image, "rbind", *(["X-containerd.mkdir.path=/x"] if type == "bind" else []))
+    wrong = mount("bind", engine.image, "rbind", "X-containerd.mkdir.path=/x")
     error = task.shim.fails("Create", **task.request(rootfs=[wrong]))
     if engine.kind.name == "ocirt":
         assert "X-containerd" in error.text
