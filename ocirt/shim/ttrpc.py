@@ -204,6 +204,11 @@ class Connection:
             self._server.connections.discard(self)
 
 
+def _accept(socket: _socket.socket) -> int:
+    """accept4(2), close-on-exec; the C module has it under this name, `socket` wraps it."""
+    return socket._accept()[0]  # type: ignore[attr-defined,no-any-return]
+
+
 class Server:
     """Takes connections and starts calls.
 
@@ -211,7 +216,11 @@ class Server:
     """
 
     def __init__(
-        self, loop: Loop, socket: _socket.socket, services: dict[str, dict[str, tuple[Table, Method]]], own: tuple[int, int]
+        self,
+        loop: Loop,
+        socket: _socket.socket,
+        services: dict[str, dict[str, tuple[Table, Method]]],
+        own: tuple[int, int],
     ) -> None:
         self.loop = loop
         self.connections: set[Connection] = set()
@@ -223,7 +232,7 @@ class Server:
 
     def _accept(self, _: int) -> None:
         try:
-            fd, _ = self._socket._accept()  # type: ignore[attr-defined]
+            fd = _accept(self._socket)
         except OSError:
             return  # whoever it was has gone again
         connection = _socket.socket(fileno=fd)
