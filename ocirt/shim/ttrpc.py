@@ -15,6 +15,7 @@ from struct import pack, unpack_from
 
 from ocirt import log
 from ocirt.errors import Error
+from ocirt.linux import fds
 from ocirt.shim import loop as events
 from ocirt.shim import wire
 from ocirt.shim.messages import REQUEST, RESPONSE
@@ -204,11 +205,6 @@ class Connection:
             self._server.connections.discard(self)
 
 
-def _accept(socket: _socket.socket) -> int:
-    """accept4(2), close-on-exec; the C module has it under this name, `socket` wraps it."""
-    return socket._accept()[0]  # type: ignore[attr-defined,no-any-return]
-
-
 class Server:
     """Takes connections and starts calls.
 
@@ -232,7 +228,7 @@ class Server:
 
     def _accept(self, _: int) -> None:
         try:
-            fd = _accept(self._socket)
+            fd = fds.accept(self._socket)
         except OSError:
             return  # whoever it was has gone again
         connection = _socket.socket(fileno=fd)

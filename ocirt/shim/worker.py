@@ -116,7 +116,7 @@ def _image() -> int:
 def finish(perform: Callable[[dict[str, Any]], dict[str, Any]], operation: dict[str, Any]) -> None:
     """Do the operation in this process, say how it went, and end."""
     answer = operation["answer"]
-    before = set(sys.modules) if log.enabled(log.DEBUG) else set()
+    before: set[str] = set(sys.modules) if log.enabled(log.DEBUG) else set()
     try:
         said: dict[str, Any] = {"result": perform(operation)}
     except Error as error:
