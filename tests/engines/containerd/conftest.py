@@ -5,6 +5,7 @@ OCIRT_TEST_SHIMS names which ones, of ocirt, runc and runc+ocirt (containerd's s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,12 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import call
 from tests.engines.conftest import ROOT
 from tests.engines.containerd.calling import Kind
 from tests.engines.containerd.engine import Engine
 from tests.harness.bundle import make_rootfs
 from tests.harness.leftovers import Before
 
+MS_BIND = 0x1000
+V2_CONTROLLERS = ("cpu", "cpuset", "blkio", "memory", "pids", "hugetlb", "rdma", "misc", "dmem")
 LAUNCHER = Path(os.environ.get("OCIRT_TEST_SHIM") or ROOT / "hack/containerd-shim-ocirt-v1")
 GO = Path("/usr/bin/containerd-shim-runc-v2")
 
@@ -76,9 +80,41 @@ def shim_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def hierarchies(own_namespace: None, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """On a hybrid host every controller gets a v1 hierarchy, in this mount namespace only.
+
+    containerd's shim asks for all of them before it counts anything or hears of an OOM.
+    """
+    top = Path("/sys/fs/cgroup")
+    if not (top / "unified").is_dir():
+        return
+    held = os.open(top, os.O_PATH)
+    names = os.listdir(top)
+    call("mount", b"tmpfs", bytes(top), b"tmpfs", 0, b"mode=755")
+    for name in names:
+        (top / name).mkdir()
+        call("mount", f"/proc/self/fd/{held}/{name}".encode(), bytes(top / name), None, MS_BIND, None)
+    os.close(held)
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    mounted = {word for line in lines if " - cgroup " in line for word in line.split()[-1].split(",")}
+    known = {line.split()[0] for line in Path("/proc/cgroups").read_text().splitlines()}
+    for name in (*V2_CONTROLLERS, "net_cls", "net_prio", "perf_event"):
+        if name in known and name not in mounted:
+            (top / name).mkdir(exist_ok=True)
+            with contextlib.suppress(OSError):  # v2 uses it
+                call("mount", b"cgroup", bytes(top / name), b"cgroup", 0, name.encode())
+
+
 @pytest.fixture
 def engine(
-    apart: None, kind: Kind, place: Path, test_id: str, shim_image: Path, request: pytest.FixtureRequest
+    hierarchies: None,
+    apart: None,
+    kind: Kind,
+    place: Path,
+    test_id: str,
+    shim_image: Path,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Engine]:
     """containerd's side. Fails a test after which a process, mount, cgroup, socket, file or state is left."""
     Path("/run/containerd").mkdir(exist_ok=True)

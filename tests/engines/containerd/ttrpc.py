@@ -99,7 +99,11 @@ class Connection:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(TIMEOUT)
         path = address.removeprefix("unix://")
-        self.socket.connect(path if path != address else f"\0{address}")
+        try:
+            self.socket.connect(path if path != address else f"\0{address}")
+        except OSError:
+            self.socket.close()
+            raise
         self._streams = itertools.count(1, 2)
         self._methods: dict[int, str] = {}
         self._answers: dict[int, tuple[int, bytes]] = {}
