@@ -31,7 +31,7 @@ def launch() -> NoReturn:
     """
     # what imports make isn't garbage: looking for some takes 7 % of create. spawn switches it on for what lives longer
     gc.disable()
-    open_standard_files()
+    log.open_standard_files()
     posix._exit(main(sys.argv[1:]))
 
 
@@ -49,19 +49,6 @@ def console_script() -> NoReturn:
         interpreter = os.path.realpath(sys.executable)
         os.execv(interpreter, [interpreter, FLAGS, "-c", program(), *sys.argv[1:]])
     launch()
-
-
-def open_standard_files() -> None:
-    """Open /dev/null as each of stdin, stdout and stderr that is closed.
-
-    Otherwise the first file opened takes its number, and the log or a container's file would be written to as if
-    it were stderr.
-    """
-    for fd in (0, 1, 2):
-        try:
-            posix.fstat(fd)
-        except OSError:
-            posix.set_inheritable(posix.open("/dev/null", posix.O_RDWR), True)  # the lowest free number is this one
 
 
 def main(argv: list[str]) -> int:

@@ -15,6 +15,7 @@ from ocirt.errors import Error, HookFailed, WrongState, doing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from ocirt.notify import Relay
@@ -28,7 +29,8 @@ class Runtime:
     root            directory of the containers' state
     cgroup_manager  cgroupfs, systemd or disabled
     rootless        the caller isn't root, or root of a user namespace only
-    argv            the command line, for a start over from a sealed interpreter; empty in a library
+    argv            the command line, for a start over from a sealed interpreter, or what gives it then; empty in a
+                    library
     """
 
     __slots__ = ("argv", "cgroup_manager", "debug", "root", "rootless")
@@ -40,7 +42,7 @@ class Runtime:
         cgroup_manager: str = "cgroupfs",
         rootless: bool = False,
         debug: bool = False,
-        argv: tuple[str, ...] = (),
+        argv: tuple[str, ...] | Callable[[], tuple[str, ...]] = (),
     ) -> None:
         self.root = root.rstrip("/") or "/"
         self.cgroup_manager = cgroup_manager

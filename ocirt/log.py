@@ -48,6 +48,19 @@ def configure(path: str | None, *, json: bool, level: int) -> None:
         _target.fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC, 0o644)
 
 
+def open_standard_files() -> None:
+    """Open /dev/null as each of stdin, stdout and stderr that is closed.
+
+    Otherwise the first file opened takes its number, and the log or a container's file would be written to as if
+    it were stderr.
+    """
+    for fd in (0, 1, 2):
+        try:
+            posix.fstat(fd)
+        except OSError:
+            posix.set_inheritable(posix.open("/dev/null", posix.O_RDWR), True)  # the lowest free number is this one
+
+
 def to_descriptor(fd: int, level: int) -> None:
     """Log text to an open descriptor and nowhere else; entries that it doesn't take at once are dropped."""
     _target.fd = fd

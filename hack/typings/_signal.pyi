@@ -19,6 +19,7 @@ SIGFPE: int
 SIGKILL: int
 SIGSEGV: int
 SIGPIPE: int
+SIGUSR1: int
 SIGALRM: int
 SIGTERM: int
 SIGCHLD: int

@@ -18,8 +18,8 @@ def choose(
 ) -> Cgroup:
     """Decide where the container's cgroup is and who makes it. Changes nothing on the host.
 
-    manager is `cgroupfs`, `systemd`, `disabled`, or `auto`: systemd for a cgroupsPath of its form. Raises InvalidConfig for a cgroupsPath
-    that can't be, Unsupported if the host has no cgroups.
+    manager is `cgroupfs`, `systemd`, `disabled`, or `auto`: systemd for a cgroupsPath of its form. Raises InvalidConfig
+    for a cgroupsPath that can't be, Unsupported if the host has no cgroups.
     """
     from ocirt.cgroups.choosing import choose
 

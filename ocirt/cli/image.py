@@ -19,7 +19,7 @@ import os
 import sys
 
 #: What no verb of the hot path imports.
-_LEFT_OUT = ("ocirt.cni", "ocirt.shim", "ocirt.proxy", "ocirt.cli.explain", "ocirt.validation.explain")
+_LEFT_OUT = ("ocirt.cni", "ocirt.proxy", "ocirt.cli.explain", "ocirt.validation.explain")
 
 #: Runs in the launcher, whose names ROOT, IMAGE (a descriptor), START and TABLE it uses.
 BOOT = '''

@@ -72,6 +72,11 @@ def receive(socket: _socket.socket, size: int, count: int = 4) -> tuple[bytes, l
     return data, fds
 
 
+def accept(listener: _socket.socket) -> int:
+    """The descriptor of the next connection: `accept` belongs to the socket module, which costs an enum."""
+    return listener._accept()[0]  # type: ignore[attr-defined,no-any-return]
+
+
 def connect_unix(path: str, kind: int) -> _socket.socket:
     """Connect to a unix socket by path, however long the path is."""
     socket = _socket.socket(_socket.AF_UNIX, kind | _socket.SOCK_CLOEXEC)

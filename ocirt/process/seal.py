@@ -23,12 +23,17 @@ from ocirt.process import trampoline
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ocirt.process.plan import Plan
+
+    #: A command line, or what gives it when it is needed.
+    Argv = tuple[str, ...] | Callable[[], tuple[str, ...]]
 
 _ST_RDONLY = 1
 
 
-def choose(plan: Plan, argv: tuple[str, ...], others: int = 0) -> None:
+def choose(plan: Plan, argv: Argv, others: int = 0) -> None:
     """Choose how the last execve is protected: sets plan.uses_trampoline, and starts the command over if it must.
 
     others  capabilities that processes of the container may have already, as a mask
@@ -85,7 +90,7 @@ def is_sealed() -> bool:
         return all(int(line.split(b" ", 1)[0]) != id for line in mounts)
 
 
-def ensure(argv: tuple[str, ...]) -> None:
+def ensure(argv: Argv) -> None:
     """Start the command over from a sealed interpreter, unless it runs from one.
 
     Nothing has been made yet, and the descriptors that the caller passed stay.
@@ -98,7 +103,7 @@ def ensure(argv: tuple[str, ...]) -> None:
             "this container shares a pid namespace, has a label or profile of a security module, or a seccomp filter"
             " without execveat: the interpreter must be sealed first (call ocirt.seal() at the start of the program)"
         )
-    restart(argv)
+    restart(argv() if callable(argv) else argv)
 
 
 def restart(argv: tuple[str, ...]) -> None:

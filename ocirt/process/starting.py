@@ -6,7 +6,7 @@ import _socket
 import os
 
 from ocirt import hooks
-from ocirt.linux import prctl
+from ocirt.linux import fds, prctl
 from ocirt.process.sync import Channel
 
 TYPE_CHECKING = False
@@ -64,7 +64,7 @@ def wait_for_start(plan: Plan) -> None:
     listener = plan.listener
     assert listener is not None
     while True:
-        channel = Channel(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, _accept(listener)))
+        channel = Channel(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fds.accept(listener)))
         if channel.receive("start", "")[0]:
             break
         channel.close()
@@ -73,6 +73,3 @@ def wait_for_start(plan: Plan) -> None:
     channel.send("starting")
 
 
-def _accept(listener: _socket.socket) -> int:
-    """The descriptor of the next connection: `accept` belongs to the socket module, which costs an enum."""
-    return listener._accept()[0]  # type: ignore[attr-defined,no-any-return]

@@ -34,6 +34,23 @@ _IGNORED = {_signal.SIGPIPE, _signal.SIGHUP}
 _SIGNALS = {_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGINT, _signal.SIGUSR1} | _IGNORED
 
 
+#: What `work` and what it uses import only where a container wants it; -debug says what a worker still had to import.
+WARM = (
+    "ocirt.creating",
+    "ocirt.hooks",
+    "ocirt.cgroups.choosing",
+    "ocirt.cgroups.devices",
+    "ocirt.cgroups.hybrid",
+    "ocirt.cgroups.making",
+    "ocirt.cgroups.oom",
+    "ocirt.cgroups.removing",
+    "ocirt.cgroups.v1",
+    "ocirt.cgroups.v2",
+    "ocirt.identity.seccomp.cache",
+    "ocirt.process.start",
+)
+
+
 class Daemon:
     """One shim: everything that it is made of, wired together."""
 
@@ -125,10 +142,8 @@ def close_inherited() -> None:
 
 def warm_up() -> None:
     """Import what creating, starting and deleting containers needs: no worker has to."""
-    from ocirt import creating, hooks  # noqa: F401
-    from ocirt.cgroups import choosing, devices, devices_v2, hybrid, making, oom, removing, v1, v2  # noqa: F401
-    from ocirt.identity.seccomp import cache  # noqa: F401
-    from ocirt.process import listener, start  # noqa: F401
+    for name in WARM:
+        __import__(name)
 
 
 def serve(socket: _socket.socket, address: str, namespace: str, events: str) -> None:
@@ -143,5 +158,3 @@ def serve(socket: _socket.socket, address: str, namespace: str, events: str) -> 
     gc.freeze()
     gc.enable()
     daemon.run()
-
-

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ocirt
-from ocirt.commands.features import features
-from ocirt.commands.version import commit
+from ocirt.features import commit, features
 from ocirt.jsontext import dump_json
 from ocirt.shim import wire
 from ocirt.shim.main import NAME

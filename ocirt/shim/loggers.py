@@ -1,8 +1,8 @@
 """Programs that read what a process writes: binary:///PATH?KEY=VALUE… (containerd's runtime/v2 README, Logging).
 
-    descriptors   3 stdout, 4 stderr, to read from; 5 to say that it is ready, by closing it (binary-v2: by one byte)
-    environment   CONTAINER_ID and CONTAINER_NAMESPACE alone
-    arguments     the keys and values of the query, in order
+descriptors   3 stdout, 4 stderr, to read from; 5 to say that it is ready, by closing it (binary-v2: by one byte)
+environment   CONTAINER_ID and CONTAINER_NAMESPACE alone
+arguments     the keys and values of the query, in order
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ class Logger:
 
     __slots__ = ("_loop", "_pid", "_ready", "_timer", "_writers", "alive")
 
-    def __init__(
-        self, loop: Loop, uri: str, id: str, namespace: str, done: Callable[[Error | None], object]
-    ) -> None:
+    def __init__(self, loop: Loop, uri: str, id: str, namespace: str, done: Callable[[Error | None], object]) -> None:
         """Start it; `done` is called when it is ready, with why it isn't otherwise. Raises OSError."""
         scheme, _, rest = uri.partition("://")
         path, _, query = rest.partition("?")

@@ -77,9 +77,7 @@ def launch() -> NoReturn:
     import gc
 
     gc.disable()
-    from ocirt.__main__ import open_standard_files
-
-    open_standard_files()
+    log.open_standard_files()
     status = 1
     try:
         status = run(sys.argv[1:])
@@ -120,7 +118,7 @@ def run(argv: list[str]) -> int:
 
             deleting.delete(options)
     else:
-        raise Unsupported(f"{options.action!r} is neither start nor delete (containerd calls this program, see docs/engines.md)")
+        raise Unsupported(f"{options.action!r} is neither start nor delete: containerd calls this program")
     return 0
 
 

@@ -198,5 +198,3 @@ EVENTS: dict[str, tuple[str, Table]] = {
 def timestamp(now: float) -> dict[str, int]:
     """A TIMESTAMP of seconds since 1970."""
     return {"seconds": int(now), "nanos": int(now % 1 * 1_000_000_000)}
-
-

@@ -18,25 +18,77 @@ if TYPE_CHECKING:
     from ocirt.shim.wire import Table
 
 #: memory.stat of v1, in the order of the message's fields from 1 on; then each once more with its children.
-_OWN_V1 = (
-    "cache rss rss_huge mapped_file dirty writeback pgpgin pgpgout pgfault pgmajfault inactive_anon active_anon"
-    " inactive_file active_file unevictable"
-).split()
+_OWN_V1 = [
+    "cache",
+    "rss",
+    "rss_huge",
+    "mapped_file",
+    "dirty",
+    "writeback",
+    "pgpgin",
+    "pgpgout",
+    "pgfault",
+    "pgmajfault",
+    "inactive_anon",
+    "active_anon",
+    "inactive_file",
+    "active_file",
+    "unevictable",
+]
 MEMORY_V1 = (*_OWN_V1, "hierarchical_memory_limit", "hierarchical_memsw_limit", *(f"total_{key}" for key in _OWN_V1))
 #: memory.stat of v2, likewise; workingset_refault and _activate are two each since Linux 5.9.
-MEMORY_V2 = (
-    "anon file kernel_stack slab sock shmem file_mapped file_dirty file_writeback anon_thp inactive_anon active_anon"
-    " inactive_file active_file unevictable slab_reclaimable slab_unreclaimable pgfault pgmajfault workingset_refault"
-    " workingset_activate workingset_nodereclaim pgrefill pgscan pgsteal pgactivate pgdeactivate pglazyfree pglazyfreed"
-    " thp_fault_alloc thp_collapse_alloc"
-).split()
+MEMORY_V2 = [
+    "anon",
+    "file",
+    "kernel_stack",
+    "slab",
+    "sock",
+    "shmem",
+    "file_mapped",
+    "file_dirty",
+    "file_writeback",
+    "anon_thp",
+    "inactive_anon",
+    "active_anon",
+    "inactive_file",
+    "active_file",
+    "unevictable",
+    "slab_reclaimable",
+    "slab_unreclaimable",
+    "pgfault",
+    "pgmajfault",
+    "workingset_refault",
+    "workingset_activate",
+    "workingset_nodereclaim",
+    "pgrefill",
+    "pgscan",
+    "pgsteal",
+    "pgactivate",
+    "pgdeactivate",
+    "pglazyfree",
+    "pglazyfreed",
+    "thp_fault_alloc",
+    "thp_collapse_alloc",
+]
 
 _ENTRY: Table = {1: ("limit", UINT64), 2: ("usage", UINT64), 3: ("max", UINT64), 4: ("failcnt", UINT64)}
-_DEVICE: Table = {1: ("op", STRING), 2: ("device", STRING), 3: ("major", UINT64), 4: ("minor", UINT64), 5: ("value", UINT64)}
-_BLOCK = (
-    "ioServiceBytesRecursive ioServicedRecursive ioQueueRecursive ioServiceTimeRecursive ioWaitTimeRecursive"
-    " ioMergedRecursive ioTimeRecursive sectorsRecursive"
-).split()
+_DEVICE: Table = {
+    1: ("op", STRING),
+    2: ("device", STRING),
+    3: ("major", UINT64),
+    4: ("minor", UINT64),
+    5: ("value", UINT64),
+}
+_BLOCK = [
+    "ioServiceBytesRecursive",
+    "ioServicedRecursive",
+    "ioQueueRecursive",
+    "ioServiceTimeRecursive",
+    "ioWaitTimeRecursive",
+    "ioMergedRecursive",
+    "ioTimeRecursive",
+    "sectorsRecursive",
+]
 _PIDS: Table = {1: ("current", UINT64), 2: ("limit", UINT64)}
 
 V1: Table = {
@@ -143,7 +195,12 @@ def _v2(cgroup: Cgroup, directory: str) -> dict[str, Any]:
         "memory": _with_psi(memory, stats["memory"]),
         "io": _with_psi({"usage": _io(f"{directory}/io.stat")}, stats["blkio"]),
         "hugetlb": [
-            {"pagesize": size, "current": values["usage"], "max": values.get("max", NO_LIMIT), "failcnt": values["failcnt"]}
+            {
+                "pagesize": size,
+                "current": values["usage"],
+                "max": values.get("max", NO_LIMIT),
+                "failcnt": values["failcnt"],
+            }
             for size, values in stats["hugetlb"].items()
         ],
         "memory_events": _known(files.fields(base + "events"), V2[8][1]),

@@ -42,7 +42,8 @@ def mount_all(mounts: list[dict[str, Any]], root: str) -> None:
 
 
 def _mount(entry: dict[str, Any], root: str) -> None:
-    kind, source, given = entry.get("type", ""), entry.get("source", ""), entry.get("options") or []
+    kind, source = entry.get("type", ""), entry.get("source", "")
+    given: list[str] = entry.get("options") or []
     mappings, rest, loop = _split(given)
     o = mount_options.parse(rest)
     target = _target(root, entry.get("target", ""))
@@ -132,7 +133,7 @@ def _new(kind: str, source: str, place: bytes, o: Options) -> None:
 
 
 def _shorten(data: list[str]) -> list[str]:
-    """An overlay's lower directories, relative to the directory that all are in: which becomes the working directory."""
+    """An overlay's lower directories, relative to the one that all are in: it becomes the working directory."""
     found = [option for option in data if option.startswith("lowerdir=")]
     if not found:
         raise InvalidConfig(f"the mount's options are longer than {_DATA_MAX} bytes")
@@ -268,5 +269,3 @@ def unmount(path: str) -> None:
                     raise
                 # there are mounts below it, or somebody uses it: it goes when they are gone
                 m.umount2(os.fsencode(path), m.UMOUNT_NOFOLLOW | m.MNT_DETACH)
-
-

@@ -315,9 +315,10 @@ def _answer(call: Call, error: Error | None, prefix: str = "") -> None:
 def _json(any: dict[str, Any], what: str) -> dict[str, Any]:
     """The JSON object in a google.protobuf.Any; raises Failure."""
     try:
-        value = parse_json(any.get("value", b""), what)
+        value: Any = parse_json(any.get("value", b""), what)
     except Error as error:
         raise Failure(ttrpc.INVALID_ARGUMENT, str(error)) from None
     if not isinstance(value, dict):
         raise Failure(ttrpc.INVALID_ARGUMENT, f"{what}: a JSON object is wanted")
-    return value
+    members: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
+    return members

@@ -32,8 +32,8 @@ def _sha256(data: bytes) -> str:
     try:
         from _sha256 import sha256
     except ImportError:
-        from _sha2 import sha256  # type: ignore[import-not-found,no-redef]  # CPython 3.12
-    return str(sha256(data).hexdigest())
+        from _sha2 import sha256  # CPython 3.12
+    return sha256(data).hexdigest()
 
 
 class Locked:

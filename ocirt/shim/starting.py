@@ -53,9 +53,14 @@ def read_input(options: main.Options) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         parameters = wire.decode(BOOTSTRAP_PARAMS, data)
         if parameters.get("instance_id") == options.id and parameters.get("namespace") == options.namespace:
-            values = [extension.get("value", {}) for extension in parameters.get("extensions", [])]
+            values: list[dict[str, Any]] = [
+                extension.get("value", {}) for extension in parameters.get("extensions", [])
+            ]
             known = ("containerd.runc.v1.Options", "runtimeoptions.v1.Options")
-            return parameters, next((v for v in values if v.get("type_url", "").rpartition("/")[2] in known), {})
+            for value in values:
+                if value.get("type_url", "").rpartition("/")[2] in known:
+                    return parameters, value
+            return parameters, {}
     except ValueError:
         pass
     try:
@@ -72,11 +77,13 @@ def group_of(bundle: str) -> str:
     if not any(key.encode() in raw for key in GROUPS):
         return ""
     config: Any = parse_json(raw, f"{bundle}/config.json")
-    annotations = config.get("annotations") if isinstance(config, dict) else None
-    if isinstance(annotations, dict):
+    try:
+        annotations: dict[str, Any] = config["annotations"]
         for key in GROUPS:
-            if isinstance(annotations.get(key), str) and annotations[key]:
+            if annotations.get(key):
                 return str(annotations[key])
+    except (KeyError, TypeError, AttributeError):
+        pass  # what is wrong with the configuration, Create says
     return ""
 
 

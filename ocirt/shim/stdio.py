@@ -24,8 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ocirt.shim.loop import Loop
     from ocirt.shim.loggers import Logger
+    from ocirt.shim.loop import Loop
 
 _CHUNK = 1 << 16
 #: Copies in a row before others get their turn.
@@ -260,12 +260,17 @@ class Streams:
         if self._finished():
             callback()
             return
-        timer = self._loop.later(seconds, lambda: self._call(callback))
-        self._waiting.append(lambda: (timer.cancel(), callback()))
+        called = False
 
-    def _call(self, callback: Callable[[], object]) -> None:
-        self._waiting.clear()
-        callback()
+        def once() -> None:
+            nonlocal called
+            if not called:
+                called = True
+                timer.cancel()
+                callback()
+
+        timer = self._loop.later(seconds, once)
+        self._waiting.append(once)
 
     def _finished(self) -> bool:
         return not any(copy.open for copy in self._outputs)

@@ -200,9 +200,7 @@ class Supervisor:
         if process.id:
             self._spawn(task, process, task.operation("execute", process=process.spec), started)
         elif task.checkpoint:
-            self._spawn(
-                task, process, task.operation("restore", checkpoint=task.checkpoint, work=task.work), started
-            )
+            self._spawn(task, process, task.operation("restore", checkpoint=task.checkpoint, work=task.work), started)
         else:
             self._workers.start(task.operation("start"), started)
 
@@ -333,4 +331,3 @@ def _take_terminal(socket: _socket.socket, process: Process) -> Error | None:
     except OSError as error:
         return Error(f"take the terminal: {error.strerror}", error.errno or 0)
     return None
-

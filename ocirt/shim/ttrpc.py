@@ -15,6 +15,7 @@ from struct import pack, unpack_from
 
 from ocirt import log
 from ocirt.errors import Error
+from ocirt.linux import fds
 from ocirt.shim import loop as events
 from ocirt.shim import wire
 from ocirt.shim.messages import REQUEST, RESPONSE
@@ -211,7 +212,11 @@ class Server:
     """
 
     def __init__(
-        self, loop: Loop, socket: _socket.socket, services: dict[str, dict[str, tuple[Table, Method]]], own: tuple[int, int]
+        self,
+        loop: Loop,
+        socket: _socket.socket,
+        services: dict[str, dict[str, tuple[Table, Method]]],
+        own: tuple[int, int],
     ) -> None:
         self.loop = loop
         self.connections: set[Connection] = set()
@@ -223,7 +228,7 @@ class Server:
 
     def _accept(self, _: int) -> None:
         try:
-            fd, _ = self._socket._accept()  # type: ignore[attr-defined]
+            fd = fds.accept(self._socket)
         except OSError:
             return  # whoever it was has gone again
         connection = _socket.socket(fileno=fd)

@@ -27,7 +27,7 @@ _DEPTH_MAX = 32
 
 
 def encode(table: Table, message: dict[str, Any]) -> bytes:
-    """A message's bytes; fields that have their default are left out, as proto3 does. ValueError for an unknown name."""
+    """A message's bytes, without fields that have their default (proto3). ValueError for an unknown name."""
     out = bytearray()
     known = 0
     for number, (name, kind) in table.items():

@@ -39,9 +39,7 @@ def _runtime(operation: dict[str, Any]) -> Runtime:
         given = len(sys.orig_argv) - len(sys.argv) + 1
         return (*sys.orig_argv[1:given], "-operation", str(fd))
 
-    return Runtime(
-        operation["root"], cgroup_manager="systemd" if operation.get("systemd") else "auto", argv=start_over
-    )
+    return Runtime(operation["root"], cgroup_manager="systemd" if operation.get("systemd") else "auto", argv=start_over)
 
 
 def create(operation: dict[str, Any]) -> dict[str, Any]:
@@ -182,6 +180,4 @@ class _Images:
 
 
 #: name -> function(operation) -> result
-OPERATIONS = {
-    f.__name__: f for f in (create, start, restore, execute, kill, delete, pause, resume, update, checkpoint)
-}
+OPERATIONS = {f.__name__: f for f in (create, start, restore, execute, kill, delete, pause, resume, update, checkpoint)}

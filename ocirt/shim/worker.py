@@ -14,10 +14,10 @@ import _socket
 import os
 import sys
 
+from ocirt import log
 from ocirt.errors import BY_NAME, Error
 from ocirt.jsontext import dump_json, parse_json
 from ocirt.linux import fds, prctl
-from ocirt.log import descriptor
 from ocirt.shim import loop as events
 
 TYPE_CHECKING = False
@@ -50,9 +50,7 @@ class Workers:
         """How many haven't said their result."""
         return self._running
 
-    def start(
-        self, operation: dict[str, Any], done: Done, *, streams: tuple[int, ...] = (), console: int = -1
-    ) -> None:
+    def start(self, operation: dict[str, Any], done: Done, *, streams: tuple[int, ...] = (), console: int = -1) -> None:
         """Do an operation; `done` is called from the loop.
 
         streams  what the worker's (and so a container's) stdin, stdout and stderr are: three descriptors, or none
@@ -83,7 +81,7 @@ class Workers:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
         for fd, stream in enumerate(streams):
             os.dup2(stream, fd)
-        keep = {0, 1, 2, answer.fileno(), console, descriptor(), _image()} - {-1}
+        keep = {0, 1, 2, answer.fileno(), console, log.descriptor(), _image()} - {-1}
         fds.close_all_but(keep)
         operation = {**operation, "answer": answer.fileno()}
         if console >= 0:
@@ -118,6 +116,7 @@ def _image() -> int:
 def finish(perform: Callable[[dict[str, Any]], dict[str, Any]], operation: dict[str, Any]) -> None:
     """Do the operation in this process, say how it went, and end."""
     answer = operation["answer"]
+    before: set[str] = set(sys.modules) if log.enabled(log.DEBUG) else set()
     try:
         said: dict[str, Any] = {"result": perform(operation)}
     except Error as error:
@@ -128,5 +127,10 @@ def finish(perform: Callable[[dict[str, Any]], dict[str, Any]], operation: dict[
             where = where.tb_next
         line = f" ({where.tb_frame.f_code.co_filename}:{where.tb_lineno})" if where else ""
         said = {"error": f"bug in ocirt: {type(error).__name__}: {error}{line}"[:_ERROR_MAX], "kind": "Error"}
+    if before:
+        late = ", ".join(sorted(set(sys.modules) - before))
+        log.debug(
+            f"{operation['operation']} {operation['id']}: {'failed' if 'error' in said else 'done'}, imported: {late}"
+        )
     os.write(answer, dump_json(said))
     os._exit(0)

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pytest
 
 from ocirt import spec
-from ocirt.commands.features import features
+from ocirt.features import features
 from ocirt.validation import generated
 from ocirt.validation.document import Document
 from tests.unit.schema_oracle import EVERY, FILES, GENERATOR, ORACLE, ROOT
