@@ -125,6 +125,8 @@ class Supervisor:
             log.warning(f"{task.id}: no notice of the OOM killer: {error}")
 
     def _forget(self, task: Task) -> None:
+        if task.notice:
+            self._loop.forget(task.notice.fd)  # its number is soon another descriptor's
         task.close()
         del self.tasks[task.id]
 
