@@ -49,6 +49,7 @@ NAMES = {
     "UPDATE": "containerd.task.UpdateTaskRequest",
     "EXITED": "containerd.task.WaitResponse",
     "STATS": "containerd.task.StatsResponse",
+    "SHUTDOWN": "containerd.task.ShutdownRequest",
     "CONNECT": "containerd.task.ConnectResponse",
     "TASK_IO": "containerd.events.TaskIO",
     "ENVELOPE": "containerd.events.Envelope",
