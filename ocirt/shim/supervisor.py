@@ -128,6 +128,7 @@ class Supervisor:
         if task.notice:
             self._loop.forget(task.notice.fd)  # its number is soon another descriptor's
         task.close()
+        self._stop_watching_memory(task)
         del self.tasks[task.id]
 
     def _spawn(
@@ -193,9 +194,10 @@ class Supervisor:
                     self.publisher.publish("exec-started", message)
                 else:
                     self.publisher.publish("start", {"container_id": task.id, "pid": process.pid})
-            elif process.id:
+            else:
                 process.close()
-                process.end(255, time.time())
+                if process.id:
+                    process.end(255, time.time())
             done(error)
             self._after_start(task, process, error)
 
@@ -314,6 +316,10 @@ class Supervisor:
             if task.notice.happened():
                 self.publisher.publish("oom", {"container_id": task.id})
         except OSError:
+            self._stop_watching_memory(task)  # the cgroup is gone
+
+    def _stop_watching_memory(self, task: Task) -> None:
+        if task.notice:
             self._loop.forget(task.notice.fd)
             task.notice.close()
             task.notice = None

@@ -171,12 +171,9 @@ class Task:
         return any(process.live for process in self.execs.values())
 
     def close(self) -> None:
-        """Forget everything that is open for it."""
+        """Forget the streams of all its processes."""
         for process in self.processes():
             process.close()
-        if self.notice:
-            self.notice.close()
-            self.notice = None
 
 
 #: The google.rpc.Code of errors of the runtime.
