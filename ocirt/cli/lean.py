@@ -1,8 +1,8 @@
 """Source as the image keeps it: what no command needs at run time is left out before it is compiled.
 
 A third of a command's imports is unmarshalling code, and another third is running it. So `from __future__ import
-annotations` becomes the compiler's flag (as an import it reads a file of the standard library), blocks for type checkers
-and annotations go, and a docstring is cut to its first line: that of a step or rule is shown to users.
+annotations` becomes the compiler's flag (as an import it reads a file of the standard library), blocks for type
+checkers and annotations go, and a docstring is cut to its first line: that of a step or rule is shown to users.
 """
 
 from __future__ import annotations
