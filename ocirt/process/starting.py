@@ -71,5 +71,3 @@ def wait_for_start(plan: Plan) -> None:
     listener.close()
     plan.channel = channel
     channel.send("starting")
-
-
