@@ -186,18 +186,17 @@ def serve(socket: _socket.socket, place: Place) -> None:
 def take_over(connection: _socket.socket, socket: _socket.socket, **place: Unpack[Place]) -> None:
     """Be the daemon that the spare shim has forked, warm. Tells its pid over `connection`; returns at the end."""
     posix.setsid()
-    os.environ.clear()
-    os.environ.update(place["environment"])
     spare.write_oom_score("self", place["score"])
-    _settle(place)
     try:
-        daemon = Daemon(socket, place)
         connection.send(b"%d" % os.getpid(), _socket.MSG_NOSIGNAL)
     except OSError:
         return  # `start` has given up, and has forked a shim by itself
     connection.close()
+    os.environ.clear()
+    os.environ.update(place["environment"])
+    _settle(place)
     try:
-        daemon.run()
+        Daemon(socket, place).run()
     except Exception as error:
         report(error)
 
