@@ -70,6 +70,7 @@ def main(argv: list[str]) -> int:
         from ocirt.commands import Options
 
         status: int = module.run(Options(values))
+        log.step("end")
         return status
     except Error as error:
         log.error(str(error))

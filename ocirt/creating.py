@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 
-from ocirt import announcing, cgroups, console, hooks, namespaces, rootfs
+from ocirt import announcing, cgroups, console, hooks, limiting, namespaces, rootfs
 from ocirt.bundle import Bundle, dump_json, load
 from ocirt.container import CONFIG, CREATED, CREATING, STOPPED, Container, end_process
 from ocirt.errors import Error, Undo, WrongState, doing, from_oserror
 from ocirt.identity import capabilities, labels, limits, seccomp
-from ocirt.log import warning
+from ocirt.log import step, warning
 from ocirt.process import seal, steps
 from ocirt.process.plan import Plan
 from ocirt.process.runtime import spawn
@@ -72,6 +72,7 @@ class Options:
 
 def create(runtime: Runtime, id: str, path: str, options: Options) -> Container:
     """See lifecycle.create."""
+    step("read and validate config.json")
     bundle = load(path, options.config)
     unprivileged = os.geteuid() != 0
     if unprivileged:
@@ -79,9 +80,11 @@ def create(runtime: Runtime, id: str, path: str, options: Options) -> Container:
 
         rootless.add_user_namespace(bundle.config)
     options.networking = _networking(runtime, bundle, options)
+    step("compare it with the host")
     plan = _plan(id, bundle, options)
     cgroup = _check(runtime, plan, options)
     with doing(f"create container {id}"), Undo() as undo:
+        step("write down what will be made")
         cgroup.foresee()
         container = Container.make(runtime.root, id, {**new_record(plan, bundle), "cgroup": cgroup.record()})
         undo.add("remove the state directory", container.remove)
@@ -97,6 +100,7 @@ def create(runtime: Runtime, id: str, path: str, options: Options) -> Container:
 
                 explain(error)
             raise
+        step("tell the pid")
         _announce(container, options)
         del container.record["status"]
         container.save()
@@ -114,6 +118,7 @@ def _make(runtime: Runtime, container: Container, plan: Plan, cgroup: Cgroup, op
 
         notify.prepare(container, plan)
     plan.listener = container.listen()
+    step("make the cgroup")
     descriptor = cgroup.prepare()
     undo.add("remove the cgroup", cgroup.remove)
     container.record["cgroup"] = cgroup.record()
@@ -125,30 +130,38 @@ def _make(runtime: Runtime, container: Container, plan: Plan, cgroup: Cgroup, op
     if container.record.get("mounts"):
         mounts = container.record["mounts"]
         undo.add("unmount what was mounted on the host", lambda: rootfs.unmount_host(plan.rootfs, mounts))
+    step("prepare the mounts")
     rootfs.prepare_trees(plan)
     try:
+        plan.entrances = limiting.prepare_entrances(plan, cgroup)
         pid, channel = spawn(plan, descriptor)
     finally:
         if descriptor >= 0:
             os.close(descriptor)
+        if plan.entrances:
+            plan.entrances.close()
     undo.add("kill init", lambda: end_process(pid))
+    step("write down init")
     container.set_init(pid)
     container.save()
     if options.networking:
         undo.add("take down the network", lambda: detach_networks(container, pid))
+        step("attach to the networks")
         options.networking.attach(container)
-    _limit(container, plan, cgroup, pid, undo)
+    limiting.limit(container, plan, cgroup, pid, undo)
     if "cgroup" in plan.new:
         channel.send("joined")
     if has_runtime_hooks(plan):
+        step("wait for the mounts, to run the hooks")
         channel.receive("mounted")
         _run_runtime_hooks(container, plan)
         channel.send("enter")
+    step("wait until init is ready")
     if channel.receive("limits", "ready")[0] == "limits":
         limits.apply(pid, plan.process)
         channel.send("limited")
         channel.receive("ready")
-    if "cgroup" not in plan.new:
+    if "cgroup" not in plan.new and not plan.entrances:
         with doing("join the memory cgroup"):
             cgroup.charge(pid)
     channel.close()
@@ -226,8 +239,10 @@ def _check(runtime: Runtime, plan: Plan, options: Options) -> Cgroup:
     plan.capabilities = capabilities.grantable(process.get("capabilities"), plan.userns)
     profile = linux.get("seccomp")
     if profile:
+        step("find or compile the seccomp filter")
         plan.filter = seccomp.cached(profile, runtime.root, annotations=plan.config.get("annotations") or {})
         plan.keeps_sys_admin = not process.get("noNewPrivileges")
+    step("seal the interpreter")
     seal.choose(plan, runtime.argv)
     return cgroups.choose(
         linux,
@@ -305,69 +320,6 @@ def _close_descriptors(plan: Plan) -> None:
     ):
         if fd >= 0:
             os.close(fd)
-
-
-def _limit(container: Container, plan: Plan, cgroup: Cgroup, pid: int, undo: Undo) -> None:
-    """Put init where it belongs, while it makes its mounts."""
-    score = plan.process.get("oomScoreAdj")
-    if score is not None:
-        limits.set_oom_score(pid, score)
-    if cgroup.applies_first:
-        _apply(plan, cgroup)
-    with doing("join the cgroup"):
-        # pages that init touches before the program runs aren't the container's; but a cgroup
-        # namespace must be made in all of the container's cgroups
-        cgroup.join(pid, memory="cgroup" in plan.new)
-    if not cgroup.applies_first:
-        _apply(plan, cgroup)
-    container.record["cgroup"] = cgroup.record()
-    owner = _cgroup_owner(plan)
-    if owner is not None:
-        with doing("delegate the cgroup"):
-            cgroup.chown(owner)
-    if plan.linux.get("intelRdt"):
-        from ocirt.cgroups import intelrdt
-
-        with doing("apply linux.intelRdt"):
-            group = container.record["intelRdt"] = intelrdt.apply(plan.linux["intelRdt"], plan.id, pid)
-            undo.add("remove the resctrl group", lambda: intelrdt.remove(group))
-    if plan.linux.get("netDevices"):
-        from ocirt import netdevices
-
-        with doing("move linux.netDevices"):
-            netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                netdevices.move(netns, plan.linux["netDevices"])
-            finally:
-                os.close(netns)
-
-
-def _apply(plan: Plan, cgroup: Cgroup) -> None:
-    with doing("apply linux.resources"):
-        cgroup.apply(plan.linux.get("resources") or {})
-
-
-def _cgroup_owner(plan: Plan) -> int | None:
-    """The host uid that gets the cgroup, None for nobody (config-linux.md, Cgroup ownership).
-
-    Only if the container has a cgroup namespace of its own and mounts it writable.
-    """
-    if "cgroup" not in plan.new:
-        return None
-    for mount in plan.config.get("mounts") or ():
-        if mount["destination"] == "/sys/fs/cgroup" and mount.get("source") == "cgroup":
-            if "ro" in (mount.get("options") or ()):
-                return None
-            break
-    else:
-        return None
-    uid = plan.user.get("uid", 0)
-    if not plan.userns:
-        return uid
-    for mapping in plan.linux.get("uidMappings") or ():
-        if 0 <= uid - mapping["containerID"] < mapping["size"]:
-            return mapping["hostID"] + uid - mapping["containerID"]
-    return None
 
 
 def _run_runtime_hooks(container: Container, plan: Plan) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from ocirt import console, namespaces
+from ocirt import console, log, namespaces
 from ocirt.announcing import send_pidfd, write_pid_file
 from ocirt.container import CREATING, PAUSED, STOPPED, Container, end_process
 from ocirt.creating import null_device
@@ -89,19 +89,32 @@ def execute(runtime: Runtime, container: Container, config: dict[str, Any], proc
     process  as config.json's `process`, validated
     Raises Error; nothing is left running then.
     """
+    log.step("prepare the process")
     plan = _plan(container, config, process, options)
     cgroup = _check(runtime, container, plan, options)
     with doing("exec"), Undo() as undo:
         _open_descriptors(plan, options)
+        initial = (plan.process.get("execCPUAffinity") or {}).get("initial")
+        if not initial:
+            # a process with CPUs of its own for the time before is moved once it has them
+            plan.entrances = cgroup.exec_entrances(list(options.cgroups))
         descriptor = cgroup.exec_descriptor(list(options.cgroups), container.pid)
         try:
             pid, channel = spawn(plan, descriptor)
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
+            if plan.entrances:
+                plan.entrances.close()
         undo.add("kill the process", lambda: end_process(pid))
         try:
-            _follow(container, plan, cgroup, options, pid, channel)
+            if initial:
+                os.sched_setaffinity(pid, scheduling.parse_list(initial))
+            if plan.entrances:
+                plan.entrances.follow(pid)
+            else:
+                cgroup.join_exec(pid, list(options.cgroups), container.pid)
+            _follow(container, plan, pid, channel)
         except Gone as error:
             raise died(container, error) from None
         if options.pid_file:
@@ -174,12 +187,9 @@ def _open_descriptors(plan: Plan, options: Options) -> None:
             os.close(options.console)
 
 
-def _follow(container: Container, plan: Plan, cgroup: Cgroup, options: Options, pid: int, channel: Channel) -> None:
+def _follow(container: Container, plan: Plan, pid: int, channel: Channel) -> None:
     """The conversation, until the program has been executed."""
-    initial = (plan.process.get("execCPUAffinity") or {}).get("initial")
-    if initial:
-        os.sched_setaffinity(pid, scheduling.parse_list(initial))
-    cgroup.join_exec(pid, list(options.cgroups), container.pid)
+    log.step("wait until the process is ready")
     score = plan.process.get("oomScoreAdj")
     if score is not None:
         limits.set_oom_score(pid, score)
@@ -191,5 +201,6 @@ def _follow(container: Container, plan: Plan, cgroup: Cgroup, options: Options, 
     for fd in (plan.null, plan.console_socket, *plan.joined.values()):
         if fd >= 0:
             os.close(fd)
+    log.step("wait for execve")
     await_execve(channel, container, pid)
     channel.close()

@@ -13,7 +13,7 @@ import os
 import select
 
 from ocirt import exec as execution
-from ocirt import lifecycle
+from ocirt import lifecycle, log
 from ocirt.errors import Undo
 from ocirt.lifecycle import Runtime
 from ocirt.linux import fds, prctl, signals
@@ -68,6 +68,7 @@ def run(
         terminal = _Terminal.receive(ours) if ours else None
         try:
             relay = lifecycle.start(runtime, id, relay=False)
+            log.step("attend to the container's process")
             status = _attend(container.pid, signal_fd, terminal, relay)
         finally:
             if terminal:

@@ -123,6 +123,7 @@ def start(runtime: Runtime, id: str, *, relay: bool = True) -> Relay | None:
 
 def _start(container: Container) -> Relay | None:
     """The checks of `start` and the conversation with init, under the lock."""
+    log.step("start the container")
     id, status = container.id, container.status()
     if status == STOPPED:
         raise WrongState(f"cannot start a container that has stopped: {id}")
@@ -276,6 +277,7 @@ def delete(runtime: Runtime, id: str, *, force: bool = False) -> None:
 
 def _destroy(container: Container, status: str) -> None:
     """Take back everything; what fails is told at the end, so that the rest still goes."""
+    log.step("delete the container")
     failures: list[Error] = []
     cgroup = _cgroup(container)
     steps = [

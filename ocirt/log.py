@@ -12,6 +12,8 @@ import posix
 import time
 
 TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ocirt.timeline import Timeline
 
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
 LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "warn": WARNING, "error": ERROR}
@@ -21,13 +23,14 @@ _NAMES = {DEBUG: "debug", INFO: "info", WARNING: "warning", ERROR: "error"}
 class _Target:
     """Where entries go. fd -1 is no log file; text entries then go to stderr."""
 
-    __slots__ = ("fd", "json", "level", "stderr")
+    __slots__ = ("fd", "json", "level", "stderr", "timeline")
 
     def __init__(self) -> None:
         self.fd = -1
         self.json = False
         self.level = WARNING
         self.stderr = True
+        self.timeline: Timeline | None = None
 
 
 _target = _Target()
@@ -46,6 +49,8 @@ def configure(path: str | None, *, json: bool, level: int) -> None:
         _target.stderr = False
     elif path:
         _target.fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC, 0o644)
+    if level <= DEBUG:
+        _start_timeline()
 
 
 def open_standard_files() -> None:
@@ -69,13 +74,52 @@ def to_descriptor(fd: int, level: int) -> None:
     _target.stderr = False
 
 
-def descriptor() -> int:
-    """The log's file descriptor, -1 if there is none: a child that still logs keeps it open."""
-    return _target.fd
+def _start_timeline() -> Timeline:
+    from ocirt.timeline import Timeline
+
+    if _target.timeline is None:
+        _target.timeline = Timeline(debug if enabled(DEBUG) else None, quote)
+    return _target.timeline
+
+
+def profile(path: str) -> None:
+    """Write the timeline to `path` as well, as a trace for browsers' viewers; raises OSError."""
+    _start_timeline().trace(path)
+
+
+def step(text: str) -> None:
+    """A step of set-up begins (an imperative phrase): a line of --debug with its time, a bar of run --profile."""
+    if _target.timeline is not None:
+        _target.timeline.step(text)
+
+
+def timed() -> bool:
+    """Does anybody want to know of steps?"""
+    return _target.timeline is not None
+
+
+def in_init() -> None:
+    """Steps are init's from here on."""
+    if _target.timeline is not None:
+        _target.timeline.in_init()
+
+
+def end_timeline() -> None:
+    """The command's last step has ended."""
+    if _target.timeline is not None:
+        _target.timeline.close(last=True)
+
+
+def descriptors() -> set[int]:
+    """The open descriptors, -1 among them if one isn't: a child that still logs keeps them."""
+    return {_target.fd, _target.timeline.descriptor if _target.timeline is not None else -1}
 
 
 def detach() -> None:
     """Log nothing any more, here: the descriptors belong to somebody else from now on."""
+    if _target.timeline is not None:
+        _target.timeline.close(last=False)
+        _target.timeline = None
     _target.fd = -1
     _target.level = ERROR + 1
     _target.stderr = False
@@ -87,7 +131,7 @@ def enabled(level: int) -> bool:
 
 
 def debug(message: str) -> None:
-    """A step of set-up, for --debug."""
+    """What only --debug tells."""
     if _target.level <= DEBUG:
         _write(DEBUG, message)
 

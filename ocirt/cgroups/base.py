@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from ocirt.cgroups.entrances import Entrances
+
 
 class Cgroup:
     """The cgroup of one container. This class is the container that has none (`--cgroup-manager=disabled`).
@@ -46,6 +48,14 @@ class Cgroup:
         memory  False: leave out that of the memory controller where it is one of its own;
                 charge() follows
         """
+
+    def entrances(self, *, memory: bool = True) -> Entrances | None:
+        """The way in that the process goes by itself, in place of join and charge; None where there is none.
+
+        After prepare and apply, before the clone. memory as for join.
+        """
+        del memory
+        return None
 
     def charge(self, pid: int) -> None:
         """Count the process's memory from here on: for what join left out."""
@@ -129,6 +139,11 @@ class Cgroup:
         del pid, init
         if subs:
             raise Unsupported("cgroups are disabled: no cgroup to join")
+
+    def exec_entrances(self, subs: list[str]) -> Entrances | None:
+        """The way in that the process of an exec goes by itself, in place of join_exec; None where there is none."""
+        del subs
+        return None
 
     def exec_descriptor(self, subs: list[str], init: int = 0) -> int:
         """A descriptor for CLONE_INTO_CGROUP of an exec's process, or -1: then use join_exec."""

@@ -10,6 +10,7 @@ import posix
 
 from ocirt.cgroups import files
 from ocirt.cgroups.base import Cgroup
+from ocirt.cgroups.entrances import Entrances
 from ocirt.errors import Error, Unsupported, WrongState, doing, from_oserror
 
 TYPE_CHECKING = False
@@ -83,10 +84,10 @@ class V1(Cgroup):
         self.cgroups = made
         try:
             self._check()
-        except WrongState:
+            return _opened(self.path())
+        except (Error, OSError):
             self.remove()
             raise
-        return -1
 
     def _check(self) -> None:
         """Refuse a cgroup that isn't fit for a container (config-linux.md, Control groups)."""
@@ -107,6 +108,14 @@ class V1(Cgroup):
         directory = self.path("memory")
         if directory:
             _join(directory, pid)
+
+    def entrances(self, *, memory: bool = True) -> Entrances:
+        return self._entrances(self.mounts(), "" if memory else self.path("memory"))
+
+    def _entrances(self, places: list[tuple[str, str, str]], late: str = "") -> Entrances:
+        unified = next(((mountpoint, path) for controllers, mountpoint, path in places if not controllers), ("", ""))
+        directories = [mountpoint + path for controllers, mountpoint, path in places if controllers]
+        return Entrances(directories, hint=_join_hint, late=late, unified=unified)
 
     def complete(self, pid: int) -> None:
         """systemd manages only some controllers of v1."""
@@ -212,9 +221,23 @@ class V1(Cgroup):
                 self.thaw()
 
     def join_exec(self, pid: int, subs: list[str], init: int = 0) -> None:
+        del init
+        for _, mountpoint, path in self._exec_places(subs):
+            files.write(f"{mountpoint}{path}/cgroup.procs", str(pid))
+
+    def exec_entrances(self, subs: list[str]) -> Entrances:
+        return self._entrances(self._exec_places(subs))
+
+    def exec_descriptor(self, subs: list[str], init: int = 0) -> int:
+        del init
+        return _opened("".join(root + path for controllers, root, path in self._exec_places(subs) if not controllers))
+
+    def _exec_places(self, subs: list[str]) -> list[tuple[str, str, str]]:
+        """As `mounts`, with what exec --cgroup says."""
+        if not subs:
+            return self.mounts()
         from ocirt.cgroups.making import split_sub
 
-        del init
         below = dict.fromkeys((controllers for controllers, _, _, _ in self.cgroups), "")
         for sub in subs:
             names, path = split_sub(sub)
@@ -224,8 +247,7 @@ class V1(Cgroup):
             for name in names:
                 if not any(name in c.split(",") or name == c for c in below):
                     raise Unsupported(f"--cgroup {sub}: no hierarchy has the controller {name}")
-        for controllers, mountpoint, path, _ in self.cgroups:
-            files.write(f"{mountpoint}{path}{below[controllers]}/cgroup.procs", str(pid))
+        return [(controllers, root, path + below[controllers]) for controllers, root, path in self.mounts()]
 
     # -- what it used
 
@@ -280,6 +302,14 @@ def inherit_cpuset(mountpoint: str, path: str) -> None:
                 if not files.read(directory + name):
                     files.write(directory + name, files.read(parent + name))
             parent = directory
+
+
+def _opened(directory: str) -> int:
+    """A descriptor of a cgroup2 directory for clone3, -1 if there is none."""
+    if not directory:
+        return -1
+    with doing("open the cgroup"):
+        return posix.open(directory, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
 
 
 def _join(directory: str, pid: int) -> None:

@@ -31,7 +31,8 @@ GLOBAL: tuple[Row, ...] = (
     ("log", "", "value", "FILE", None, "append to FILE; errors are written to stderr as well"),
     ("log-format", "", "choice", "text|json", "text", "format of the log's entries"),
     ("log-level", "", "choice", "error|warning|info|debug", "warning", "least level that is written"),
-    ("debug", "", "flag", "", False, "the same as --log-level debug"),
+    ("debug", "", "flag", "", False, "the same as --log-level debug: also every step, with the microseconds since the "
+     "start of the command"),
     ("systemd-cgroup", "s", "flag", "", False, "the same as --cgroup-manager systemd"),
     ("cgroup-manager", "", "choice", "cgroupfs|systemd|disabled", "cgroupfs", "who makes the containers' cgroups"),
     ("rootless", "", "choice", "auto|true|false", "auto", "whether to go on without cgroups that may not be made"),
@@ -108,7 +109,9 @@ COMMANDS: dict[str, Command] = {
         "Makes a container, starts it, forwards signals to it and exits with its process's status, 128 + N when "
         "signal N ended it. The container is deleted at the end.",
         (ID,),
-        (*_CREATE, DETACH, ("keep", "", "flag", "", False, "keep the container after its process has ended")),
+        (*_CREATE, DETACH, ("keep", "", "flag", "", False, "keep the container after its process has ended"),
+         ("profile", "", "value", "FILE", None, "write a timeline of the steps, in the runtime and in the container's "
+          "process, to FILE, for trace viewers of browsers (Trace Event Format)")),
     ),
     "state": (
         "print a container's state",

@@ -49,12 +49,29 @@ def make_other_namespaces(plan: Plan) -> None:
         sched.unshare(namespaces.flags(late))
 
 
+def enter_cgroup(plan: Plan) -> None:
+    """enter the cgroup
+
+    By files that the runtime has opened; nothing of the container has been joined yet.
+    """
+    if plan.entrances:
+        plan.entrances.enter()
+
+
+def charge_memory(plan: Plan) -> None:
+    """enter the memory cgroup
+
+    Pages that were touched before it belong to whoever called the runtime.
+    """
+    if plan.entrances:
+        plan.entrances.charge()
+
+
 def make_cgroup_namespace(plan: Plan) -> None:
     """make the cgroup namespace
 
     Its root is the cgroup of whoever makes it: not before the runtime has moved
-    us. What can be done before is done before, because moving a process takes the
-    kernel a grace period of RCU, ten milliseconds on cgroup v1.
+    us, where it has to.
     """
     if "cgroup" in plan.new:
         wait_for_cgroup(plan)

@@ -29,6 +29,7 @@ def main(plan: Plan, inherited: set[int]) -> NoReturn:
     """
     status = 1
     try:
+        log.in_init()
         seal_imports()
         fds.close_all_but({0, 1, 2} | inherited)
         for step in plan.steps:
@@ -42,10 +43,10 @@ def main(plan: Plan, inherited: set[int]) -> NoReturn:
 
 
 def run_step(plan: Plan, step: Step) -> None:
-    """Run one step; its phrase is the context of its error and a line of the debug trace."""
+    """Run one step; its phrase is the context of its error and its name in the timeline."""
     try:
-        if log.enabled(log.DEBUG):
-            log.debug(phrase(step))
+        if log.timed():
+            log.step(phrase(step))
         step(plan)
     except OSError as error:
         raise in_context(error, phrase(step)) from None

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from _socket import socket
     from collections.abc import Callable
 
+    from ocirt.cgroups.entrances import Entrances
     from ocirt.identity.capabilities import Sets
     from ocirt.identity.seccomp import Filter
     from ocirt.process.sync import Channel
@@ -38,6 +39,7 @@ class Plan:
         keeps_sys_admin CAP_SYS_ADMIN stays until the seccomp filter is loaded
         cpu_affinity    CPUs of exec's process (execCPUAffinity); empty: as they are; None: all
         size            (rows, columns) of the console, (0, 0) if not set
+        entrances       by which init enters its cgroups itself, None: the runtime moves it
         state           (status, pid) -> the state JSON that hooks read on stdin
         console_socket  connected socket that wants the pty master, -1 if none
         null            O_PATH fd of the host's /dev/null, verified to be char 1:3 (CVE-2025-31133)
@@ -68,6 +70,7 @@ class Plan:
         "cpu_affinity",
         "device_trees",
         "entered",
+        "entrances",
         "env",
         "executable",
         "filter",
@@ -109,6 +112,7 @@ class Plan:
         self.new: frozenset[str] = frozenset()
         self.joined: dict[str, int] = {}
         self.entered: set[str] = set()
+        self.entrances: Entrances | None = None
         self.mapped = False
         self.userns = False
         self.uses_trampoline = False

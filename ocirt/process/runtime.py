@@ -24,6 +24,7 @@ def spawn(plan: Plan, cgroup: int = -1) -> tuple[int, sync.Channel]:
     where the kernel leaves no other way (namespaces.needs_intermediate). Init then
     waits for `go`. Raises Error; nothing is left running then.
     """
+    log.step("clone the container's process")
     ours, theirs = sync.pair()
     plan.channel = theirs
     inherited = _descriptors(plan)
@@ -69,7 +70,9 @@ def spawn(plan: Plan, cgroup: int = -1) -> tuple[int, sync.Channel]:
 
 def _descriptors(plan: Plan) -> set[int]:
     """What init keeps open besides 0–2."""
-    keep = {plan.channel.socket.fileno(), plan.console_socket, plan.null, plan.trampoline, log.descriptor()}
+    keep = {plan.channel.socket.fileno(), plan.console_socket, plan.null, plan.trampoline, *log.descriptors()}
+    if plan.entrances:
+        keep.update(plan.entrances.descriptors())
     keep.update(plan.joined.values(), plan.trees.values(), plan.device_trees.values())
     keep.update(range(3, 3 + plan.preserve_fds))
     if plan.listener is not None:

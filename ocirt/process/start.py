@@ -22,6 +22,7 @@ def start_init(container: Container) -> None:
         channel = Channel(container.call())
     except OSError as error:
         raise Error(f"connect to init: {(error.strerror or '').lower()}", error.errno or 0) from None
+    log.step("wait for execve")
     try:
         channel.send("start")
         channel.receive("starting")

@@ -19,6 +19,8 @@ from ocirt.identity.scheduling import (
 )
 from ocirt.identity.user import become_root, own_stdio, set_home, set_umask, set_user
 from ocirt.process.entering import (
+    charge_memory,
+    enter_cgroup,
     hide_from_container,
     join_namespaces,
     make_cgroup_namespace,
@@ -58,6 +60,7 @@ from ocirt.sysctl import write_sysctls
 
 ENTER = (
     wait_for_ids,
+    enter_cgroup,
     join_namespaces,
     make_other_namespaces,
     become_root,
@@ -103,6 +106,7 @@ PROCESS = (
     find_program,
     set_no_new_privileges,
     make_trampoline,
+    charge_memory,
     close_other_descriptors,
 )
 
@@ -132,6 +136,9 @@ EXEC = (*ENTER, open_root, open_procfs, open_console, make_cwd, *PROCESS, wait_f
 #: (earlier, later, why)
 ORDER = (
     (wait_for_ids, join_namespaces, "ids are mapped before anything is made or entered"),
+    (enter_cgroup, join_namespaces, "its files are the host's: nothing of a container may be near them"),
+    (enter_cgroup, make_cgroup_namespace, "the namespace's root is where its maker is"),
+    (charge_memory, close_other_descriptors, "it writes to one of them"),
     (make_cgroup_namespace, MOUNTS[-1], "a cgroup mount shows the namespace's root"),
     (join_namespaces, make_other_namespaces, "a new namespace must belong to the joined user namespace"),
     (join_namespaces, become_root, "root means root of the container's user namespace"),

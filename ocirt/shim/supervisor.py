@@ -125,8 +125,6 @@ class Supervisor:
             log.warning(f"{task.id}: no notice of the OOM killer: {error}")
 
     def _forget(self, task: Task) -> None:
-        if task.notice:
-            self._loop.forget(task.notice.fd)  # its number is soon another descriptor's
         task.close()
         self._stop_watching_memory(task)
         del self.tasks[task.id]
@@ -320,7 +318,7 @@ class Supervisor:
 
     def _stop_watching_memory(self, task: Task) -> None:
         if task.notice:
-            self._loop.forget(task.notice.fd)
+            self._loop.forget(task.notice.fd)  # its number is soon another descriptor's
             task.notice.close()
             task.notice = None
 

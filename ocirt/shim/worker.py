@@ -81,7 +81,7 @@ class Workers:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
         for fd, stream in enumerate(streams):
             os.dup2(stream, fd)
-        keep = {0, 1, 2, answer.fileno(), console, log.descriptor(), _image()} - {-1}
+        keep = ({0, 1, 2, answer.fileno(), console, _image()} | log.descriptors()) - {-1}
         fds.close_all_but(keep)
         operation = {**operation, "answer": answer.fileno()}
         if console >= 0:
