@@ -17,6 +17,10 @@ DIRECTORY = "/run/containerd/s"
 _SCHEME = "unix://"
 _BACKLOG = 128
 _EADDRINUSE = 98
+#: A frame of ttrpc with an empty request: the answer is that there is no such service.
+_PING = b"\0\0\0\0" b"\0\0\0\1" b"\1\0"
+#: Seconds that a shim has for the answer; one that hasn't given it by then is alive, but busy.
+_PATIENCE = 1.0
 
 
 def address_of(directory: str, grpc: str, namespace: str, group: str) -> str:
@@ -91,15 +95,22 @@ def listen(address: str) -> _socket.socket | None:
 
 
 def is_served(path: str) -> bool:
-    """Does anybody listen there?"""
+    """Does a shim answer there, or will it?
+
+    That somebody listens says too little: a worker that is dying with its shim may hold the socket for a moment.
+    """
     socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
         socket.connect(path)
+        socket.settimeout(_PATIENCE)
+        socket.send(_PING)
+        return bool(socket.recv(1))
+    except TimeoutError:
+        return True
     except OSError:
         return False
     finally:
         socket.close()
-    return True
 
 
 def remove(address: str) -> None:
