@@ -236,6 +236,8 @@ def test_end_while_containerd_is_away(ctr: ShimCtr, name: str) -> None:
     ctr.containerd.process.wait(10)
     time.sleep(2)
     ctr.containerd.process = ctr.containerd.launch()
+    if OTHER and not ctr.status(name):
+        return  # from 2.0 on a shim without processes counts as leaked, containerd's own as well: `delete` is called
     ctr.wait_for(name, "STOPPED")
     assert "exit code 9" in ctr("tasks", "rm", name, rc=None).err
 
