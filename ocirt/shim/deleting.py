@@ -13,6 +13,8 @@ from ocirt.shim import bundles, main, sockets, wire
 from ocirt.shim.messages import DELETED, timestamp
 
 _KILLED = 128 + 9
+#: Seconds that a worker has to die after its shim; containerd gives `delete` five.
+_DYING = 3.0
 
 
 def delete(options: main.Options) -> None:
@@ -20,13 +22,7 @@ def delete(options: main.Options) -> None:
     bundle = posix.getcwd().rpartition("/")[0] + f"/{options.id}"
     root = bundles.noted_root(bundle)
     if root and _exists(f"{root}/{options.id}"):
-        from ocirt import lifecycle
-        from ocirt.errors import NotFound
-
-        try:
-            lifecycle.delete(lifecycle.Runtime(root), options.id, force=True)
-        except NotFound:
-            pass  # somebody was faster
+        _remove(root, options.id)
     rootfs = f"{bundle}/rootfs"
     if f"/{options.id}/rootfs".encode() in bundles.read("/proc/self/mountinfo"):
         from ocirt.shim.rootfs import unmount
@@ -36,6 +32,24 @@ def delete(options: main.Options) -> None:
     if address.startswith("unix://"):
         sockets.remove_dead(address)
     main.write(wire.encode(DELETED, {"exit_status": _KILLED, "exited_at": timestamp(time.time())}))
+
+
+def _remove(root: str, id: str) -> None:
+    """Delete the container, which another process may still be creating: a worker that dies with its shim."""
+    from ocirt import lifecycle
+    from ocirt.errors import NotFound, WrongState
+
+    until = time.monotonic() + _DYING
+    while True:
+        try:
+            lifecycle.delete(lifecycle.Runtime(root), id, force=True)
+            return
+        except NotFound:
+            return  # somebody was faster
+        except WrongState:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _exists(path: str) -> bool:

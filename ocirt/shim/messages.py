@@ -90,6 +90,29 @@ CHECKPOINT_OPTIONS: Table = {
     10: ("parent_path", STRING),
 }
 
+#: What a client of containerd 1.x sends for a runtime whose name doesn't begin with io.containerd.runc:
+#: containerd.linux.runc.CreateOptions and .CheckpointOptions, of its first shim.
+OLD_CREATE_OPTIONS: Table = {
+    1: ("no_pivot_root", BOOL),
+    2: ("open_tcp", BOOL),
+    3: ("external_unix_sockets", BOOL),
+    4: ("terminal", BOOL),
+    5: ("file_locks", BOOL),
+    6: ("empty_namespaces", [STRING]),
+    7: ("cgroups_mode", STRING),
+    8: ("no_new_keyring", BOOL),
+    9: ("shim_cgroup", STRING),
+    10: ("io_uid", UINT32),
+    11: ("io_gid", UINT32),
+    12: ("criu_work_path", STRING),
+    13: ("criu_image_path", STRING),
+}
+OLD_CHECKPOINT_OPTIONS: Table = {
+    **{number: CHECKPOINT_OPTIONS[number] for number in range(1, 8)},
+    8: ("work_path", STRING),
+    9: ("image_path", STRING),
+}
+
 # -- the task service ----------------------------------------------------------------------------------------------
 
 MOUNT: Table = {1: ("type", STRING), 2: ("source", STRING), 3: ("target", STRING), 4: ("options", [STRING])}

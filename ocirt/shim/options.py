@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from ocirt.errors import InvalidConfig
 from ocirt.shim import wire
-from ocirt.shim.messages import RUNC_OPTIONS, RUNTIME_OPTIONS
+from ocirt.shim.messages import (
+    CHECKPOINT_OPTIONS,
+    OLD_CHECKPOINT_OPTIONS,
+    OLD_CREATE_OPTIONS,
+    RUNC_OPTIONS,
+    RUNTIME_OPTIONS,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +21,9 @@ if TYPE_CHECKING:
 
 RUNC = "containerd.runc.v1.Options"
 RUNTIME = "runtimeoptions.v1.Options"
+#: `ctr run --uidmap` of containerd 1.6 sends this one; only io_uid and io_gid are set in it.
+OLD = "containerd.linux.runc.CreateOptions"
+CHECKPOINT, OLD_CHECKPOINT = "containerd.runc.v1.CheckpointOptions", "containerd.linux.runc.CheckpointOptions"
 
 #: Keys of the TOML text (as containerd's config.toml has them for runc), and what they are in RUNC_OPTIONS.
 KEYS = {
@@ -41,6 +50,8 @@ def read(any: dict[str, Any]) -> dict[str, Any]:
     try:
         if url == RUNC:
             return wire.decode(RUNC_OPTIONS, value)
+        if url == OLD:
+            return wire.decode(OLD_CREATE_OPTIONS, value)
         if url == RUNTIME:
             return _from_toml(wire.decode(RUNTIME_OPTIONS, value))
     except ValueError as error:
@@ -77,10 +88,22 @@ def _from_toml(given: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def images(bundle: str, path: str, wanted: dict[str, Any]) -> dict[str, Any]:
-    """What checkpoint is asked for, from messages.CHECKPOINT_OPTIONS, as its command line names it."""
+def images(bundle: str, path: str, any: dict[str, Any]) -> dict[str, Any]:
+    """What checkpoint is asked for, as its command line names it.
+
+    path  of the images, unless the options name another
+    any   the options, as a google.protobuf.Any; {} for none. Raises InvalidConfig.
+    """
+    url = any.get("type_url", "").rpartition("/")[2]
+    tables = {"": CHECKPOINT_OPTIONS, CHECKPOINT: CHECKPOINT_OPTIONS, OLD_CHECKPOINT: OLD_CHECKPOINT_OPTIONS}
+    if url not in tables:
+        raise InvalidConfig(f"options of type {url}: {CHECKPOINT} is wanted")
+    try:
+        wanted = wire.decode(tables[url], any.get("value", b""))
+    except ValueError as error:
+        raise InvalidConfig(f"options of type {url} can't be read: {error}") from None
     return {
-        "image_path": path,
+        "image_path": wanted.get("image_path") or path,
         "work_path": wanted.get("work_path") or f"{bundle}/criu-work",
         "parent_path": wanted.get("parent_path") or None,
         "leave_running": not wanted.get("exit", False),

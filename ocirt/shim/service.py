@@ -208,18 +208,18 @@ class Service:
     def checkpoint(self, request: dict[str, Any], call: Call) -> None:
         """Save the container's processes by CRIU."""
         task = self._running(request, "checkpoint")
-        given = request.get("options", {})
-        wanted: dict[str, Any] = {}
-        if given.get("value"):
-            wanted = wire.decode(m.CHECKPOINT_OPTIONS, given["value"])
-        path = wanted.get("image_path") or request.get("path", "")
+        try:
+            given = options.images(task.bundle, request.get("path", ""), request.get("options", {}))
+        except Error as error:
+            raise Failure(ttrpc.INVALID_ARGUMENT, str(error)) from None
 
         def saved(error: Error | None) -> None:
             if error is None:
-                self._supervisor.publisher.publish("checkpointed", {"container_id": task.id, "checkpoint": path})
+                message = {"container_id": task.id, "checkpoint": given["image_path"]}
+                self._supervisor.publisher.publish("checkpointed", message)
             _answer(call, error, "OCI runtime checkpoint failed: ")
 
-        self._supervisor.work(task, "checkpoint", saved, given=options.images(task.bundle, path, wanted))
+        self._supervisor.work(task, "checkpoint", saved, given=given)
 
     def kill(self, request: dict[str, Any], call: Call) -> None:
         """Send a signal to a process, or to all of the container."""

@@ -18,6 +18,10 @@ DIRECTORY = "/run/containerd/s"
 _SCHEME = "unix://"
 _BACKLOG = 128
 _EADDRINUSE = 98
+#: A frame of ttrpc with an empty request: the answer is that there is no such service.
+_PING = b"\0\0\0\0" b"\0\0\0\1" b"\1\0"
+#: Seconds that a shim has for the answer; one that hasn't given it by then is alive, but busy.
+_PATIENCE = 1.0
 
 
 def address_of(directory: str, grpc: str, namespace: str, group: str) -> str:
@@ -92,15 +96,24 @@ def listen(address: str, kind: int = _socket.SOCK_STREAM) -> _socket.socket | No
 
 
 def is_served(path: str, kind: int = _socket.SOCK_STREAM) -> bool:
-    """Does anybody listen there?"""
+    """Does a shim answer there, or will it? For the spare shim (SOCK_SEQPACKET): does it listen?
+
+    That somebody listens says too little: a worker that is dying with its shim may hold the socket for a moment.
+    """
     socket = _socket.socket(_socket.AF_UNIX, kind | _socket.SOCK_CLOEXEC)
     try:
         socket.connect(path)
+        if kind == _socket.SOCK_SEQPACKET:
+            return True
+        socket.settimeout(_PATIENCE)
+        socket.send(_PING)
+        return bool(socket.recv(1))
+    except TimeoutError:
+        return True
     except OSError:
         return False
     finally:
         socket.close()
-    return True
 
 
 def is_ours(connection: _socket.socket) -> bool:

@@ -62,7 +62,9 @@ class GrpcError(Exception):
     """The service's status and message."""
 
 
-def call(space: Space, socket: str, method: str, message: dict[int, Any]) -> dict[int, Any]:
+def call(
+    space: Space, socket: str, method: str, message: dict[int, Any], metadata: dict[str, str] | None = None
+) -> dict[int, Any]:
     """One call; GrpcError unless its status is 0."""
     body = pack(message)
     name = f"grpc-{os.urandom(4).hex()}"
@@ -70,7 +72,8 @@ def call(space: Space, socket: str, method: str, message: dict[int, Any]) -> dic
     request.write_bytes(b"\0" + len(body).to_bytes(4, "big") + body)
     flags = ("--silent", "--show-error", "--http2-prior-knowledge", "--unix-socket", socket, "--max-time", "50")
     given = ("-H", "content-type: application/grpc", "-H", "te: trailers", "--data-binary", f"@{request}")
-    space("curl", *flags, *given, "-o", answer, "-D", headers, f"http://localhost/{method}")
+    more = [word for key, value in (metadata or {}).items() for word in ("-H", f"{key}: {value}")]
+    space("curl", *flags, *given, *more, "-o", answer, "-D", headers, f"http://localhost/{method}")
     told = headers.read_text()
     data = answer.read_bytes() if answer.exists() else b""
     for path in (request, answer, headers):

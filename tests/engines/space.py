@@ -19,7 +19,12 @@ from tests.harness import leftovers
 from tests.harness.runtime import Result, wait
 
 TIMEOUT = 60.0
-ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C"}
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C",
+    "CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS": "1",  # ctr's, into the output of containers
+}
 
 #: Makes the space; $1 is its directory. crun 1.8.1 refuses a hybrid host whose cgroup v2 holds controllers, so each of
 #: those gets a v1 hierarchy, mounted here only (one that nobody mounts goes back to v2 after a while: claim them all).

@@ -31,6 +31,8 @@ NAMES = {
     "RUNC_OPTIONS": "containerd.runc.v1.Options",
     "RUNTIME_OPTIONS": "runtimeoptions.v1.Options",
     "CHECKPOINT_OPTIONS": "containerd.runc.v1.CheckpointOptions",
+    "OLD_CREATE_OPTIONS": "containerd.linux.runc.CreateOptions",
+    "OLD_CHECKPOINT_OPTIONS": "containerd.linux.runc.CheckpointOptions",
     "MOUNT": "containerd.types.Mount",
     "CREATE": "containerd.task.CreateTaskRequest",
     "STATE": "containerd.task.StateResponse",

@@ -61,6 +61,11 @@ containerd.runc.v1.CheckpointOptions exit=1b open_tcp=2b external_unix_sockets=3
 containerd.runc.v1.Options no_pivot_root=1b no_new_keyring=2b shim_cgroup=3s io_uid=4u io_gid=5u binary_name=6s \
     root=7s criu_path=8s systemd_cgroup=9b criu_image_path=10s criu_work_path=11s task_api_address=12s \
     task_api_version=13u
+containerd.linux.runc.CreateOptions no_pivot_root=1b open_tcp=2b external_unix_sockets=3b terminal=4b file_locks=5b \
+    empty_namespaces=6*s cgroups_mode=7s no_new_keyring=8b shim_cgroup=9s io_uid=10u io_gid=11u criu_work_path=12s \
+    criu_image_path=13s
+containerd.linux.runc.CheckpointOptions exit=1b open_tcp=2b external_unix_sockets=3b terminal=4b file_locks=5b \
+    empty_namespaces=6*s cgroups_mode=7s work_path=8s image_path=9s
 runtimeoptions.v1.Options type_url=1s config_path=2s config_body=3y
 
 containerd.events.TaskIO stdin=1s stdout=2s stderr=3s terminal=4b
