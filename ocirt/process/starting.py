@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import _socket
-import os
+import posix as os
 
 from ocirt import hooks
 from ocirt.linux import fds, prctl
