@@ -16,11 +16,15 @@ from pathlib import Path
 import pytest
 
 from tests.engines import images
-from tests.engines.space import Space, left_behind
+from tests.engines.space import Machine, Space, left_behind
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONTRIB = ROOT / "contrib"
-RUNTIMES = ("ocirt", "runc", "crun")
+#: In the VM, where everything is slow, only ocirt is driven.
+RUNTIMES = tuple(os.environ.get("OCIRT_TEST_RUNTIMES", "ocirt runc crun").split())
+
+#: The test VM with systemd is used as it is; on any other machine each engine gets a space of its own.
+SYSTEMD = "OCIRT_IN_VM" in os.environ and os.path.isdir("/run/systemd/system")
 
 _numbers = count(1)
 
@@ -49,7 +53,7 @@ def make_space(name: str, program: str) -> Space:
     """A space in which /usr/local/bin/ocirt is the runtime under test."""
     directory = Path(tempfile.mkdtemp(prefix=f"oct-{name}-", dir="/var/tmp"))
     directory.chmod(0o755)
-    space = Space(directory)
+    space = Machine(directory) if SYSTEMD else Space(directory)
     space.write("/usr/local/bin/ocirt", f'#!/bin/sh\nexec {program} "$@"\n', 0o755)
     return space
 
@@ -100,13 +104,14 @@ def podman_space(program: str, image: tuple[Path, Path]) -> Iterator[Space]:
         yield space
     finally:
         space.close()
-        remove_cgroup("libpod_parent")
+        if not SYSTEMD:
+            remove_cgroup("libpod_parent")
 
 
-#: No systemd here; and no process here may have what podman asks for by default (CAP_SYS_RESOURCE is missing).
-PODMAN_CONF = """
+#: No process here may have what podman asks for by default (CAP_SYS_RESOURCE is missing).
+PODMAN_CONF = f"""
 [engine]
-cgroup_manager = "cgroupfs"
+cgroup_manager = "{"systemd" if SYSTEMD else "cgroupfs"}"
 events_logger = "file"
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]

@@ -12,13 +12,30 @@ from typing import Any
 
 import pytest
 
-from tests.engines.conftest import CONTRIB, PODMAN_CONF, make_space, need
+from tests.engines.conftest import CONTRIB, PODMAN_CONF, SYSTEMD, make_space, need
 from tests.engines.images import NAME
 from tests.engines.space import Space
 from tests.harness.runtime import Result
 
 UID = 7345
 USER = "octplain"
+
+
+#: What logging in would do where there is no systemd; and device nodes that the user may open.
+MAKE_RUN_DIRECTORY = f"""
+    mkdir -p -m 700 /run/user/{UID} && chown {UID}:{UID} /run/user/{UID}
+    mkdir /run/nodes && mount -t tmpfs -o mode=755 nodes /run/nodes
+    mknod -m 666 /run/nodes/tun c 10 200 && mknod -m 666 /run/nodes/fuse c 10 229
+    mount --bind /run/nodes/tun /dev/net/tun && mount --bind /run/nodes/fuse /dev/fuse
+"""
+
+#: The user's manager, which stays without a session.
+LOG_IN = f"""
+    chmod 666 /dev/fuse /dev/net/tun
+    loginctl enable-linger {USER}
+    for i in $(seq 300); do systemctl is-active -q user@{UID}.service && exit; sleep 0.1; done
+    exit 1
+"""
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +46,7 @@ def user_space(program: str, image: tuple[Path, Path]) -> Iterator[Space]:
     space = make_space("rootless", program)
     try:
         for file, line in (
-            ("/etc/passwd", f"{USER}:x:{UID}:{UID}::/var/lib/{USER}:/bin/sh\n"),
+            ("/etc/passwd", f"{USER}:*:{UID}:{UID}::/var/lib/{USER}:/bin/sh\n"),
             ("/etc/group", f"{USER}:x:{UID}:\n"),
             ("/etc/subuid", f"{USER}:300000:65536\n"),
             ("/etc/subgid", f"{USER}:300000:65536\n"),
@@ -38,15 +55,8 @@ def user_space(program: str, image: tuple[Path, Path]) -> Iterator[Space]:
         home = space.directory / "home"
         home.mkdir()
         os.chown(home, UID, UID)
-        shell = f"""
-            mkdir -p /var/lib/{USER} /run/user/{UID} &&
-            mount --bind {home} /var/lib/{USER} &&
-            chown {UID}:{UID} /run/user/{UID} && chmod 700 /run/user/{UID}
-            mkdir /run/nodes && mount -t tmpfs -o mode=755 nodes /run/nodes
-            mknod -m 666 /run/nodes/tun c 10 200 && mknod -m 666 /run/nodes/fuse c 10 229
-            mount --bind /run/nodes/tun /dev/net/tun && mount --bind /run/nodes/fuse /dev/fuse
-        """
-        space("sh", "-ec", shell)
+        space("sh", "-ec", f"mkdir -p /var/lib/{USER} && mount --bind {home} /var/lib/{USER}")
+        space("sh", "-ec", LOG_IN if SYSTEMD else MAKE_RUN_DIRECTORY)
         space.write("/etc/containers/containers.conf", PODMAN_CONF)
         space.write("/etc/containers/containers.conf.d/50-ocirt.conf", (CONTRIB / "podman/50-ocirt.conf").read_text())
         tar = space.directory / "rootfs.tar"
