@@ -238,7 +238,7 @@ def delete(request: Request) -> None:
     config = _Config(request)
 
     def delete_pair() -> None:
-        if not links.delete_on_host(links.host_name(request)):
+        if not links.delete_on_host(links.host_name(request), request.sockets):
             links.delete_inside(request, "veth")
 
     def unmasquerade() -> None:
