@@ -19,7 +19,7 @@ _SCHEME = "unix://"
 _BACKLOG = 128
 _EADDRINUSE = 98
 #: A frame of ttrpc with an empty request: the answer is that there is no such service.
-_PING = b"\0\0\0\0" b"\0\0\0\1" b"\1\0"
+_PING = b"\0\0\0\0\0\0\0\1\1\0"
 #: Seconds that a shim has for the answer; one that hasn't given it by then is alive, but busy.
 _PATIENCE = 1.0
 

@@ -184,11 +184,13 @@ def _share_core() -> None:
 def _join(path: str, pid: int) -> None:
     """Put the daemon into the cgroup that the option ShimCgroup names: in every hierarchy."""
     from ocirt.cgroups import choose
+    from ocirt.cgroups.making import make
+    from ocirt.cgroups.v1 import inherit_cpuset
 
     with doing(f"put the shim into the cgroup {path}"):
         cgroup = choose({"cgroupsPath": path}, "", manager="cgroupfs", rootless=False, annotations={})
-        for _, mountpoint, inside in cgroup.mounts():
-            import os
-
-            os.makedirs(mountpoint + inside, exist_ok=True)
+        for controllers, mountpoint, inside in cgroup.mounts():
+            make(mountpoint, inside)
+            if "cpuset" in controllers.split(","):
+                inherit_cpuset(mountpoint, inside)
         cgroup.join(pid)

@@ -58,6 +58,7 @@ class Caller:
     """One containerd: addresses, a namespace, and calls of the shim.
 
     style  which containerd's habits
+    spare  seconds that a spare shim waits for the next container; 0: there is to be none
     """
 
     kind: Kind
@@ -66,6 +67,7 @@ class Caller:
     namespace: str
     style: str = "1.6"
     debug: bool = True
+    spare: int = 0
 
     def flags(self, id: str, style: str) -> list[str]:
         given = ["-namespace", self.namespace, "-address", str(self.grpc), "-publish-binary", "/usr/bin/containerd"]
@@ -73,6 +75,7 @@ class Caller:
 
     def environment(self, style: str, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         env = {"PATH": PATH, "TTRPC_ADDRESS": str(self.ttrpc), "GOMAXPROCS": "2", "NOTIFY_SOCKET": "/nowhere"}
+        env["OCIRT_SHIM_SPARE"] = str(self.spare)
         if style != "1.6":
             env |= {"GRPC_ADDRESS": str(self.grpc), "NAMESPACE": self.namespace, "MAX_SHIM_VERSION": "2"}
         return {**env, **(extra or {})}
