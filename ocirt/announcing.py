@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from ocirt.errors import from_oserror
+from ocirt.linux.oslike import split
 
 
 def write_pid_file(path: str, pid: int) -> None:
     """Write the pid, without a newline (containerd parses the whole file), by a rename."""
-    temporary = f"{os.path.dirname(path) or '.'}/.{os.path.basename(path)}.{os.getpid()}"
+    temporary = f"{split(path)[0] or '.'}/.{split(path)[1]}.{os.getpid()}"
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         os.write(fd, b"%d" % pid)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from ocirt.errors import Error, InvalidConfig, doing
 from ocirt.jsontext import dump_json, parse_json
+from ocirt.linux.oslike import isdir, join, realpath, split
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ def report(bundle: str, config_path: str | None = None) -> list[Problem]:
 def directory(bundle: str) -> str:
     """The bundle's absolute path; Error if it is no directory."""
     try:
-        path = os.path.realpath(bundle, strict=True)
-        if not os.path.isdir(path):
+        path = realpath(bundle)
+        if not isdir(path):
             raise NotADirectoryError(20, "Not a directory")
     except OSError as error:
         # runc changes into the bundle, and engines show its sentence to users
@@ -92,7 +93,7 @@ def directory(bundle: str) -> str:
 
 def read_config(bundle: str, config_path: str | None = None) -> bytes:
     """The bytes of config.json, read once; Error if it is missing, unreadable or too big."""
-    path = os.path.join(bundle, "config.json") if config_path is None else config_path
+    path = join(bundle, "config.json") if config_path is None else config_path
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
         try:
@@ -101,7 +102,7 @@ def read_config(bundle: str, config_path: str | None = None) -> bytes:
             os.close(fd)
     except FileNotFoundError as error:
         reason = _failed(f"open {path}", error)
-        raise Error(f"JSON specification file {os.path.basename(path)} not found: {reason}", 2) from error
+        raise Error(f"JSON specification file {split(path)[1]} not found: {reason}", 2) from error
     except OSError as error:
         raise _failed(f"open {path}", error) from error
 
@@ -131,11 +132,11 @@ def find_rootfs(bundle: str, config: Config) -> str:
     "A directory MUST exist at the path declared by the field": Error if not.
     """
     declared = config["root"]["path"]
-    path = os.path.join(bundle, declared)
+    path = join(bundle, declared)
     with doing("find the root filesystem"):
         try:
-            path = os.path.realpath(path, strict=True)
-            if not os.path.isdir(path):
+            path = realpath(path)
+            if not isdir(path):
                 raise NotADirectoryError(20, "Not a directory")
         except OSError as error:
             raise _failed(f"invalid rootfs: stat {path}", error, f"root.path is {declared!r}") from error

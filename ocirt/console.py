@@ -7,9 +7,9 @@ containerd read it.
 from __future__ import annotations
 
 import _socket
+import _struct as struct
 import fcntl
-import os
-import struct
+import posix as os
 
 from ocirt.errors import Error, from_oserror
 from ocirt.linux import fds, files

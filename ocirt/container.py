@@ -13,7 +13,6 @@ being alive. `creating` is written before anything else exists, so that
 
 from __future__ import annotations
 
-import _socket
 import fcntl
 import posix
 import time
@@ -23,6 +22,7 @@ from ocirt.jsontext import dump_json, parse_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from collections.abc import Callable
     from typing import Any
 
@@ -110,7 +110,7 @@ class Container:
         except NotADirectoryError:
             raise NotFound(f"container {id} does not exist") from None
         try:
-            data = posix.read(fd, 1 << 24)
+            data = _read_all(fd)
         finally:
             posix.close(fd)
         container.record = parse_json(data, f"{directory}/{STATE}")  # type: ignore[assignment]
@@ -175,10 +175,7 @@ class Container:
         """A file of the container's directory."""
         fd = posix.open(f"{self.directory}/{name}", posix.O_RDONLY | posix.O_CLOEXEC)
         try:
-            parts: list[bytes] = []
-            while part := posix.read(fd, 1 << 20):
-                parts.append(part)
-            return b"".join(parts)
+            return _read_all(fd)
         finally:
             posix.close(fd)
 
@@ -252,7 +249,9 @@ class Container:
             posix.close(fd)
 
     def _waits_for_start(self) -> bool:
-        """Does init still listen? The file may be left of a `start` that was killed."""
+        """Does init still listen? The file may be left of a `start` that was killed; otherwise `start` removes it."""
+        if not posix.access(f"{self.directory}/{SOCKET}", posix.F_OK):
+            return False  # nearly always: no socket is needed
         try:
             self.call().close()
         except OSError:
@@ -261,6 +260,8 @@ class Container:
 
     def call(self) -> _socket.socket:
         """Connect to the init that waits for start; OSError if none does."""
+        import _socket
+
         socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
         try:
             with_directory(self.directory, lambda directory: socket.connect(f"{directory}/{SOCKET}"))
@@ -271,6 +272,8 @@ class Container:
 
     def listen(self) -> _socket.socket:
         """The socket on which init waits for start."""
+        import _socket
+
         socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
         try:
             with_directory(self.directory, lambda directory: socket.bind(f"{directory}/{SOCKET}"))
@@ -358,6 +361,17 @@ def ids(root: str) -> list[str]:
     )
 
 
+def _read_all(fd: int) -> bytes:
+    """A whole file. The first read takes nearly every one; larger buffers are mapped and unmapped for it each time."""
+    data = posix.read(fd, 32768)
+    if len(data) == 32768:
+        parts = [data]
+        while part := posix.read(fd, 1 << 20):
+            parts.append(part)
+        data = b"".join(parts)
+    return data
+
+
 def _is_directory(path: str) -> bool:
     try:
         return posix.lstat(path).st_mode & 0o170000 == 0o040000
@@ -366,10 +380,10 @@ def _is_directory(path: str) -> bool:
 
 
 def _make_root(root: str) -> None:
-    import os
+    from ocirt.linux.oslike import makedirs
 
     try:
-        os.makedirs(root, 0o700, exist_ok=True)
+        makedirs(root, 0o700)
     except OSError as error:
         raise from_oserror(error, f'mkdir("{root}")', "is --root writable for this user?") from None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posix as os
 import time
 
 from ocirt import announcing, cgroups, console, hooks, limiting, namespaces, rootfs
@@ -10,6 +10,7 @@ from ocirt.bundle import Bundle, dump_json, load
 from ocirt.container import CONFIG, CREATED, CREATING, STOPPED, Container, end_process
 from ocirt.errors import Error, Undo, WrongState, doing, from_oserror
 from ocirt.identity import capabilities, labels, limits, seccomp
+from ocirt.linux.oslike import environ, exists
 from ocirt.log import step, warning
 from ocirt.process import seal, steps
 from ocirt.process.plan import Plan
@@ -113,7 +114,7 @@ def _make(runtime: Runtime, container: Container, plan: Plan, cgroup: Cgroup, op
     # a failing createRuntime hook is followed by the poststop hooks: runtime.md, Lifecycle, steps 3 to 5 and 13
     undo.add("run the poststop hooks", lambda: _poststop(container))
     _open_descriptors(plan, options)
-    if "NOTIFY_SOCKET" in os.environ:
+    if "NOTIFY_SOCKET" in environ():
         from ocirt import notify
 
         notify.prepare(container, plan)
@@ -207,15 +208,15 @@ def _plan(id: str, bundle: Bundle, options: Options) -> Plan:
 
 def _pass_listen_fds(plan: Plan) -> None:
     """Socket activation (sd_listen_fds(3)): the descriptors are passed on, and the program is told."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+    if environ().get("LISTEN_PID") != str(os.getpid()):
         return  # they were meant for an ancestor: numbers from 3 on are something else here
-    listen = os.environ.get("LISTEN_FDS", "")
+    listen = environ().get("LISTEN_FDS", "")
     if listen.isascii() and listen.isdigit() and int(listen):
         plan.preserve_fds += int(listen)
         # the program is pid 1 of its namespace; in a shared one it can't be told its pid before it has one
         plan.env += [f"LISTEN_FDS={listen}", "LISTEN_PID=1"]
-        if "LISTEN_FDNAMES" in os.environ:
-            plan.env.append("LISTEN_FDNAMES=" + os.environ["LISTEN_FDNAMES"])
+        if "LISTEN_FDNAMES" in environ():
+            plan.env.append("LISTEN_FDNAMES=" + environ()["LISTEN_FDNAMES"])
 
 
 def _check(runtime: Runtime, plan: Plan, options: Options) -> Cgroup:
@@ -281,7 +282,7 @@ def new_record(plan: Plan, bundle: Bundle) -> dict[str, Any]:
 def freezer_file(cgroup: Cgroup) -> list[str]:
     """The file that tells whether the container is paused, and what it says then."""
     directory = cgroup.path("freezer")
-    if directory and os.path.exists(directory + "/freezer.state"):
+    if directory and exists(directory + "/freezer.state"):
         return [directory + "/freezer.state", "FROZEN FREEZING"]
     directory = cgroup.path()
     return [directory + "/cgroup.freeze", "1"] if directory else []

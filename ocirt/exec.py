@@ -6,7 +6,7 @@ was at create (runtime.md, Lifecycle, step 2), with what the caller changes.
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from ocirt import console, log, namespaces
 from ocirt.announcing import send_pidfd, write_pid_file

@@ -9,7 +9,7 @@ from __future__ import annotations
 import _signal
 import _socket
 import fcntl
-import os
+import posix as os
 import select
 
 from ocirt import exec as execution

@@ -8,7 +8,7 @@ container on stdin, no other descriptor. What it prints goes into the error.
 from __future__ import annotations
 
 import _signal
-import os
+import posix as os
 import select
 import time
 

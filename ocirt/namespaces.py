@@ -6,7 +6,7 @@ config-linux.md, Namespaces.
 from __future__ import annotations
 
 import fcntl
-import os
+import posix as os
 
 from ocirt.errors import Error, InvalidConfig, from_oserror
 from ocirt.linux import sched

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from ocirt.errors import from_oserror
+from ocirt.linux.oslike import fsencode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def write_sysctls(plan: Plan) -> None:
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=plan.proc)
             try:
-                os.write(fd, os.fsencode(value))
+                os.write(fd, fsencode(value))
             finally:
                 os.close(fd)
         except OSError as error:

@@ -35,10 +35,10 @@ class Timeline:
         self._fd = -1
         self._pid = posix.getpid()
         self._who = _RUNTIME
-        self._loaded = self._began = time.time_ns()
-        self._zero = self._loaded - time.process_time_ns()
-        self._text = ""
+        self._zero = time.time_ns() - time.process_time_ns()
+        self._began, self._text = self._zero, ""
         self.step("read the command line")
+        self._loaded = self._began
 
     @property
     def descriptor(self) -> int:

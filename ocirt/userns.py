@@ -5,10 +5,11 @@ user_namespaces(7); config-linux.md, User namespace mappings.
 
 from __future__ import annotations
 
-import os
-import stat
+import _stat as stat
+import posix as os
 
 from ocirt.errors import Error, Unsupported
+from ocirt.linux.oslike import environ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ _HELPERS = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin"
 
 def find_helper(name: str) -> str:
     """The path of newuidmap(1) or newgidmap(1), "" if it isn't installed."""
-    for directory in (os.environ.get("PATH") or _HELPERS).split(":") + _HELPERS.split(":"):
+    for directory in (environ().get("PATH") or _HELPERS).split(":") + _HELPERS.split(":"):
         path = f"{directory}/{name}"
         if directory.startswith("/") and os.access(path, os.X_OK):
             return path
@@ -119,7 +120,7 @@ def _run_helper(name: str, pid: int, lines: list[str]) -> None:
     arguments = [name, str(pid), *" ".join(lines).split()]
     read, write = os.pipe2(os.O_CLOEXEC)
     child = os.posix_spawn(
-        path, arguments, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, write, 1), (os.POSIX_SPAWN_DUP2, write, 2)]
+        path, arguments, environ(), file_actions=[(os.POSIX_SPAWN_DUP2, write, 1), (os.POSIX_SPAWN_DUP2, write, 2)]
     )
     os.close(write)
     output = b""

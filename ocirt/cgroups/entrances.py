@@ -41,12 +41,12 @@ class Entrances:
         self._late = late
         self._unified = unified
         self._files: dict[str, int] = {}
-        try:
-            for directory in directories:
+        for directory in directories:
+            try:
                 self._files[directory] = posix.open(directory + "/tasks", posix.O_WRONLY | posix.O_CLOEXEC)
-        except OSError as error:
-            self.close()
-            raise files.failed(directory + "/tasks", "0", error, hint(directory)) from error
+            except OSError as error:
+                self.close()
+                raise files.failed(directory + "/tasks", "0", error, hint(directory)) from error
 
     def descriptors(self) -> list[int]:
         """What the new process must keep open until it is in."""

@@ -54,13 +54,19 @@ def _disable(directory: str, controller: str) -> bool:
         if controller in files.read_or(below + "cgroup.subtree_control").split():
             return False
         limits = [file for file in posix.listdir(below) if file.startswith(controller + ".") and file.endswith(".max")]
-        if any(files.read_or(below + file, "max") != "max" for file in limits):
+        if any(_limits(files.read_or(below + file)) for file in limits):
             return False
     try:
         files.put(directory + "/cgroup.subtree_control", "-" + controller)
     except OSError:
         return posix.access(directory, posix.F_OK) is False  # a parent that went with the container
     return True
+
+
+def _limits(text: str) -> bool:
+    """Whether a value limits anything: some kernels write "no limit" as the most pages that a counter holds."""
+    value = text.strip()
+    return value.isdigit() and int(value) < 1 << 62
 
 
 def huge_pages(cgroup: V1, limits: Sequence[Mapping[str, Any]], field: str) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from ocirt.cgroups import files
+from ocirt.linux.oslike import isdir
 
 
 def existing(mountpoint: str, path: str) -> int:
     """How many leading components of the path are there."""
     kept = path.count("/")
-    while kept and not os.path.isdir(mountpoint + path):
+    while kept and not isdir(mountpoint + path):
         path = path[: path.rindex("/")]
         kept -= 1
     return kept

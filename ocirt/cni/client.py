@@ -44,7 +44,7 @@ class Client:
         with doing(f"attach to network {network.name}"), self._lock(network.name):
             before = cache.load(self.directory, network.name, attachment)
             if before is not None:
-                if before.result is not None and before.boot in ("", cache.boot_id()):
+                if before.result is not None and before.is_alive():
                     raise CNIError(
                         protocol.INTERNAL,
                         f"container {attachment.container} has interface {attachment.ifname} in {network.name} already",
@@ -64,7 +64,7 @@ class Client:
 
     def _take_back(self, network: NetworkList, attachment: Attachment, error: BaseException) -> None:
         try:
-            self._delete(network, attachment, None)
+            self._delete(network, attachment, None, refused=error)
         except Error as failure:
             if isinstance(error, Error):
                 error.note(f"while undoing: {failure}")
@@ -107,7 +107,15 @@ class Client:
             elif entry is not None:
                 cache.remove(self.directory, name, attachment)
 
-    def _delete(self, network: NetworkList, attachment: Attachment, result: Result | None) -> None:
+    def _delete(
+        self,
+        network: NetworkList,
+        attachment: Attachment,
+        result: Result | None,
+        *,
+        refused: BaseException | None = None,
+    ) -> None:
+        """DEL to every plugin. `refused`: why ADD failed; a plugin that says just that again has made nothing."""
         if not protocol.at_least(network.version, protocol.SINCE["CHECK"]):
             result = None
         errors: list[Error] = []
@@ -115,6 +123,8 @@ class Client:
             try:
                 self._call("DEL", network, plugin, attachment, result)
             except Error as error:
+                if _is_same(error, refused):
+                    continue
                 # the spec stops here; going on leaves less behind, and the next DEL begins again anyway
                 errors.append(error)
         join_errors(errors)
@@ -186,6 +196,14 @@ class Client:
     def _lock(self, network: str, *, exclusive: bool = False) -> _Lock:
         how = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
         return _Lock(f"{self.directory}/locks", network, how, self._sockets)
+
+
+def _is_same(error: Error, other: BaseException | None) -> bool:
+    return (
+        isinstance(error, CNIError)
+        and isinstance(other, CNIError)
+        and (error.code, error.msg) == (other.code, other.msg)
+    )
 
 
 def derive(

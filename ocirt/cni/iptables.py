@@ -94,20 +94,25 @@ def _is_of(line: str, stale: Callable[[str], bool]) -> bool:
     return bool(comment) and stale(comment)
 
 
+def _listed_if_there(family: int, name: str) -> list[str]:
+    """The same, nothing without the command, or where the kernel has no such table for the family."""
+    try:
+        return _listed(family, name)
+    except CNIError:
+        return []
+
+
+def _listed_everywhere(name: str) -> list[str]:
+    """The rules of both families."""
+    return [line for family in _COMMANDS for line in _listed_if_there(family, name)]
+
+
 def _drop(names: Iterable[str], stale: Callable[[str], bool]) -> None:
     """Delete the rules whose comment is stale."""
-    for family, command in _COMMANDS.items():
-        try:
-            _find(command)
-        except CNIError:
-            continue
+    for family in _COMMANDS:
         for name in names:
-            try:
-                lines = [
-                    f"-D{line[2:]}" for line in _listed(family, name) if line.startswith("-A") and _is_of(line, stale)
-                ]
-            except CNIError:
-                continue  # the kernel has no such table for this family
+            found = _listed_if_there(family, name)
+            lines = [f"-D{line[2:]}" for line in found if line.startswith("-A") and _is_of(line, stale)]
             if lines:
                 _restore(family, {name: lines})
 
@@ -176,6 +181,15 @@ def _ensure_shared(family: int) -> None:
         _restore(family, {"nat": lines})
 
 
+def _conditions(request: Request, family: int) -> list[str]:
+    """conditionsV4 or conditionsV6: words of a match, each for itself in a line of iptables-restore."""
+    key = "conditionsV4" if family == 2 else "conditionsV6"
+    words = protocol.array(request.config, key)
+    if not all(isinstance(word, str) and word and not any(c.isspace() for c in word) for word in words):
+        raise CNIError(protocol.INVALID_CONFIG, f"invalid value of {key}", f"{words!r} must be words without spaces")
+    return words
+
+
 def map_ports(
     request: Request,
     mappings: Sequence[PortMapping],
@@ -195,7 +209,7 @@ def map_ports(
                 continue
             _ensure_shared(family)
             _refuse_taken(family, chosen, owner)
-            conditions = " ".join(request.config.get("conditionsV4" if family == 2 else "conditionsV6") or ())
+            conditions = " ".join(_conditions(request, family))
             lines = [line for m in chosen for line in _rules(family, m, address, owner, snat, everyone, conditions)]
             _restore(family, {"nat": lines})
     except BaseException:
@@ -244,23 +258,24 @@ def _rules(
 
 def _refuse_taken(family: int, mappings: Sequence[PortMapping], owner: Owner) -> None:
     """CNIError if a rule of another attachment, ours or the reference plugin's, has one of the ports."""
+    from ocirt.cni.address import ip_text
+
+    wanted: dict[tuple[str, int], PortMapping] = {}
+    for m in mappings:
+        wanted.update(((m.protocol, port), m) for port in range(m.host, m.host + m.count))
     for line in _listed(family, "nat"):
-        if " -j DNAT " not in line or "--dport " not in line:
+        if " -j DNAT " not in line or "--dport " not in line or _comment_of(line) == owner.comment:
             continue
         words = line.split()
-        ports = words[words.index("--dport") + 1]
-        first, _, last = ports.partition(":")
+        first, _, last = words[words.index("--dport") + 1].partition(":")
         kind = words[words.index("-p") + 1] if "-p" in words else ""
         where = words[words.index("-d") + 1].split("/")[0] if "-d" in words else ""
-        for m in mappings:
-            from ocirt.cni.address import ip_text
-
-            meets = int(first) <= m.host + m.count - 1 and m.host <= int(last or first)
-            same_address = not where or not m.address or where == ip_text(m.address)
-            if meets and kind == m.protocol and same_address and not _is_of(line, lambda c: c == owner.comment):
+        for port in range(int(first), int(last or first) + 1):
+            mine = wanted.get((kind, port))
+            if mine is not None and (not where or not mine.address or where == ip_text(mine.address)):
                 comment = _comment_of(line)
                 holder = table.holder(comment) if comment else f"the iptables rule {line!r}"
-                raise CNIError(protocol.INTERNAL, f"host port {m} is taken by {holder}")
+                raise CNIError(protocol.INTERNAL, f"host port {port}/{kind} is taken by {holder}")
 
 
 def unmap_ports(request: Request) -> None:
@@ -272,7 +287,7 @@ def unmap_ports(request: Request) -> None:
 def check_ports(request: Request) -> None:
     """CNIError if the attachment has no rule."""
     comment = links.owner(request).comment
-    if not any(_is_of(line, lambda other: other == comment) for line in _listed(2, "nat") + _listed(10, "nat")):
+    if not any(_comment_of(line) == comment for line in _listed_everywhere("nat")):
         raise CNIError(INTERNAL, "the rules that map the ports are missing")
 
 
@@ -300,6 +315,5 @@ def unaccept(owner: Owner) -> None:
 
 def check_accepted(owner: Owner) -> None:
     """CNIError if they are missing."""
-    lines = _listed(2, "filter") + _listed(10, "filter")
-    if not any(_is_of(line, lambda comment: comment == owner.comment) for line in lines):
+    if not any(_comment_of(line) == owner.comment for line in _listed_everywhere("filter")):
         raise CNIError(INTERNAL, "the rules that accept the container's traffic are missing")

@@ -44,6 +44,15 @@ class PortMapping:
         """One interval element does if the ports stay what they are."""
         return self.count > 1 and self.host == self.inside
 
+    def goes_on(self, after: PortMapping) -> bool:
+        """Does the other begin where this one ends, on both sides?"""
+        return (self.protocol, self.address, self.host + self.count, self.inside + self.count) == (
+            after.protocol,
+            after.address,
+            after.host,
+            after.inside,
+        )
+
     def __str__(self) -> str:
         where = f"{ip_text(self.address)}:" if self.address else ""
         last = f"-{self.host + self.count - 1}" if self.count > 1 else ""
@@ -54,6 +63,8 @@ def parse(items: Iterable[Any]) -> list[PortMapping]:
     """runtimeConfig.portMappings: [{hostPort, containerPort, protocol, hostIP, range}], keys in any case.
 
     Raises CNIError (7) that names the entry. An entry with hostPort 0 maps nothing.
+    Entries that go on where the one before ends become one: engines write a
+    range port by port.
     """
     found: list[PortMapping] = []
     for i, raw in enumerate(items):
@@ -77,7 +88,11 @@ def parse(items: Iterable[Any]) -> list[PortMapping]:
             address = parse_ip(text)[1] if text else b""
         except ValueError as error:
             raise CNIError(INVALID_CONFIG, f"{where}.hostIP", str(error)) from error
-        found.append(PortMapping(kind, address, host, inside, count))
+        mapping = PortMapping(kind, address, host, inside, count)
+        if found and found[-1].goes_on(mapping):
+            found[-1].count += count
+        else:
+            found.append(mapping)
     return found
 
 
@@ -97,20 +112,33 @@ def _service(protocol: str, port: int) -> bytes:
     return bytes((PROTOCOLS[protocol], 0, 0, 0)) + port.to_bytes(2, "big") + b"\0\0"
 
 
-def elements(mappings: Iterable[PortMapping], container: bytes, comment: str) -> dict[str, list[Element]]:
-    """{map: its new elements} for mappings of one family to the container's address."""
-    made: dict[str, list[Element]] = {}
+def elements(
+    mappings: Iterable[PortMapping], container: bytes, comment: str, *, strict: bool = True
+) -> dict[str, list[Element]]:
+    """{map: its new elements} for mappings of one family to the container's address.
+
+    Unless not `strict`, CNIError (7) for a port with two places to lead to.
+    """
+    made: dict[str, dict[bytes, Element]] = {}
     for m in mappings:
-        name = ("host" if m.address else "") + ("ranges" if m.is_range else "ports")
-        into = made.setdefault(name, [])
+        into = made.setdefault(("host" if m.address else "") + ("ranges" if m.is_range else "ports"), {})
         if m.is_range:
             first, last = (m.address + _service(m.protocol, p) for p in (m.host, m.host + m.count - 1))
-            into.append(nft.Element(first, container, comment, last))
-            continue
-        for i in range(m.count):
-            data = container + (m.inside + i).to_bytes(2, "big") + b"\0\0"
-            into.append(nft.Element(m.address + _service(m.protocol, m.host + i), data, comment))
-    return made
+            new = [nft.Element(first, container, comment, last)]
+        else:
+            new = [
+                nft.Element(
+                    m.address + _service(m.protocol, m.host + i),
+                    container + (m.inside + i).to_bytes(2, "big") + b"\0\0",
+                    comment,
+                )
+                for i in range(m.count)
+            ]
+        for element in new:
+            there = into.setdefault(element.key, element)
+            if strict and (there.data, there.end) != (element.data, element.end):
+                raise CNIError(INVALID_CONFIG, f"host port {m} is mapped twice")
+    return {name: list(found.values()) for name, found in made.items()}
 
 
 def add(socket: Socket, mappings: Sequence[PortMapping], containers: Mapping[int, bytes], owner: Owner) -> None:
@@ -136,38 +164,15 @@ def add(socket: Socket, mappings: Sequence[PortMapping], containers: Mapping[int
         table.commit(socket, messages, tuple(made))
     except Error as error:
         if error.errno in _EXPECTED:
-            _raise_taken(socket, made, owner, error)
+            for family, maps in made.items():
+                _refuse_taken(socket, family, maps, owner, everywhere=True)
         raise
-    for family, maps in made.items():
-        clash = _clash(socket, family, maps, owner)
-        if clash is not None:
-            remove(socket, mappings, owner)
-            raise clash
-
-
-def _raise_taken(socket: Socket, made: Mapping[int, Mapping[str, list[Element]]], owner: Owner, error: Error) -> None:
-    for family, maps in made.items():
-        for name, new in maps.items():
-            for element in new:
-                there = nft.element(socket, family, table.NAME, name, element)
-                if there is not None:
-                    raise _taken(family, element, there, owner) from error
-        clash = _clash(socket, family, maps, owner)
-        if clash is not None:
-            raise clash from error
-
-
-def _taken(family: int, element: Element, there: Element, owner: Owner) -> CNIError:
-    same = there.comment == owner.comment
-    holder = "this attachment already" if same else table.holder(there.comment)
-    return CNIError(protocol.INTERNAL, f"host port {_show(family, element)} is taken by {holder}")
-
-
-def _show(family: int, element: Element) -> str:
-    address, service = _split(family, element.key)
-    where = f"{ip_text(address)}:" if address else ""
-    last = f"-{int.from_bytes(_split(family, element.end)[1][4:6], 'big')}" if element.end else ""
-    return f"{where}{int.from_bytes(service[4:6], 'big')}{last}/{_NAMES.get(service[0], service[0])}"
+    try:
+        for family, maps in made.items():
+            _refuse_taken(socket, family, maps, owner)
+    except CNIError:
+        remove(socket, mappings, owner)
+        raise
 
 
 def _split(family: int, key: bytes) -> tuple[bytes, bytes]:
@@ -176,46 +181,62 @@ def _split(family: int, key: bytes) -> tuple[bytes, bytes]:
     return (key[:size], key[size:]) if len(key) > 8 else (b"", key)
 
 
-class _Span:
-    """The ports of an element: (protocol, first, last, address or b"")."""
-
-    __slots__ = ("address", "first", "last", "protocol")
-
-    def __init__(self, family: int, element: Element) -> None:
-        self.address, service = _split(family, element.key)
-        self.protocol = service[0]
-        self.first = int.from_bytes(service[4:6], "big")
-        self.last = int.from_bytes(_split(family, element.end)[1][4:6], "big") if element.end else self.first
-
-    def meets(self, other: _Span) -> bool:
-        return (
-            self.protocol == other.protocol
-            and self.first <= other.last
-            and other.first <= self.last
-            and (not self.address or not other.address or self.address == other.address)
-        )
+def _span(family: int, element: Element) -> tuple[bytes, int, int, int]:
+    """(address of the host or b"", protocol, first and last port) of an element."""
+    address, service = _split(family, element.key)
+    first = int.from_bytes(service[4:6], "big")
+    last = int.from_bytes(_split(family, element.end)[1][4:6], "big") if element.end else first
+    return address, service[0], first, last
 
 
-def _clash(socket: Socket, family: int, maps: Mapping[str, list[Element]], owner: Owner) -> CNIError | None:
-    """An element of another owner in another map that means one of the same ports."""
-    for name, new in maps.items():
-        for other in table.PORT_MAPS:
-            if other == name:
+def _refuse_taken(
+    socket: Socket, family: int, maps: Mapping[str, list[Element]], owner: Owner, *, everywhere: bool = False
+) -> None:
+    """CNIError if the table has one of the elements' ports for another owner, or `everywhere`, for this one too.
+
+    That keys of one map are different is the kernel's business: unless
+    `everywhere`, a map is looked at for the others' elements only.
+    """
+    wanted: dict[tuple[int, int], set[bytes]] = {}
+    for new in maps.values():
+        for element in new:
+            address, protocol, first, last = _span(family, element)
+            for port in range(first, last + 1):
+                wanted.setdefault((protocol, port), set()).add(address)
+    for name in table.PORT_MAPS:
+        if not everywhere and list(maps) == [name]:
+            continue
+        for there in nft.elements(socket, family, table.NAME, name):
+            if there.comment == owner.comment and not everywhere:
                 continue
-            if len(new) == 1 and other == "ports" and not new[0].end:
-                there = nft.element(socket, family, table.NAME, other, nft.Element(_split(family, new[0].key)[1]))
-                present = [there] if there else []
-            else:
-                present = nft.elements(socket, family, table.NAME, other)
-            foreign = [(e, _Span(family, e)) for e in present if e.comment != owner.comment]
-            if not foreign:
-                continue
-            for element in new:
-                span = _Span(family, element)
-                for there, theirs in foreign:
-                    if span.meets(theirs):
-                        return _taken(family, element, there, owner)
+            clash = _meeting(wanted, *_span(family, there))
+            if clash is not None:
+                raise _taken(clash, there, owner)
+
+
+def _meeting(
+    wanted: Mapping[tuple[int, int], set[bytes]], address: bytes, kind: int, first: int, last: int
+) -> tuple[bytes, int, int] | None:
+    """(address, protocol, port) of a wanted port that the span of another has as well."""
+    if first == last:
+        ports: Iterable[int] = (first,)
+    elif last - first < len(wanted):
+        ports = range(first, last + 1)
+    else:
+        ports = sorted(port for protocol, port in wanted if protocol == kind and first <= port <= last)
+    for port in ports:
+        addresses = wanted.get((kind, port), ())
+        for mine in addresses:
+            if not mine or not address or mine == address:
+                return mine, kind, port
     return None
+
+
+def _taken(clash: tuple[bytes, int, int], there: Element, owner: Owner) -> CNIError:
+    address, kind, port = clash
+    where = f"{ip_text(address)}:" if address else ""
+    holder = "this attachment already" if there.comment == owner.comment else table.holder(there.comment)
+    return CNIError(protocol.INTERNAL, f"host port {where}{port}/{_NAMES.get(kind, kind)} is taken by {holder}")
 
 
 _FEW = 16
@@ -225,7 +246,7 @@ def remove(socket: Socket, mappings: Sequence[PortMapping], owner: Owner) -> Non
     """Unmap what is the owner's: the known ports if they are few, whatever bears his comment otherwise."""
     if mappings and sum(1 if m.is_range else m.count for m in mappings) <= _FEW:
         for family in table.FAMILIES:
-            for name, wanted in elements(for_family(mappings, family), b"", "").items():
+            for name, wanted in elements(for_family(mappings, family), b"", "", strict=False).items():
                 there = [nft.element(socket, family, table.NAME, name, element) for element in wanted]
                 table.drop_elements(socket, family, name, [e for e in there if e and e.comment == owner.comment])
         return
@@ -241,22 +262,21 @@ def check(socket: Socket, mappings: Sequence[PortMapping], containers: Mapping[i
     """CNIError for a mapping that isn't there, or isn't the owner's."""
     for family, address in containers.items():
         for name, wanted in elements(for_family(mappings, family), address, owner.comment).items():
+            if len(wanted) <= _FEW:
+                present = [nft.element(socket, family, table.NAME, name, element) for element in wanted]
+            else:
+                present = list(nft.elements(socket, family, table.NAME, name))
+            there = {(e.key, e.end, e.data, e.comment) for e in present if e is not None}
             for element in wanted:
-                there = nft.element(socket, family, table.NAME, name, element)
-                if there is None or there.comment != owner.comment or there.data != element.data:
-                    raise CNIError(protocol.INTERNAL, f"host port {_show(family, element)} is not mapped")
+                if (element.key, element.end, element.data, element.comment) not in there:
+                    where, kind, first, last = _span(family, element)
+                    missing = PortMapping(_NAMES[kind], where, first, first, last - first + 1)
+                    raise CNIError(protocol.INTERNAL, f"host port {missing} is not mapped")
 
 
-def holder_of(socket: Socket, mappings: Sequence[PortMapping], owner: Owner) -> CNIError | None:
-    """What to raise if the table has one of the ports for somebody else (for backends that don't use the maps)."""
+def refuse_taken(socket: Socket, mappings: Sequence[PortMapping], owner: Owner) -> None:
+    """CNIError if the table has one of the ports for somebody else (for backends that don't use the maps)."""
     for family in table.FAMILIES:
         maps = elements(for_family(mappings, family), bytes(4 if family == nft.IP else 16), owner.comment)
-        for name, wanted in maps.items():
-            for element in wanted:
-                there = nft.element(socket, family, table.NAME, name, element)
-                if there is not None and there.comment != owner.comment:
-                    return _taken(family, element, there, owner)
-        clash = _clash(socket, family, maps, owner)
-        if clash is not None:
-            return clash
-    return None
+        # a map that stands for nothing, so that all four are looked at
+        _refuse_taken(socket, family, {"": [e for new in maps.values() for e in new]}, owner)

@@ -51,6 +51,10 @@ class Sockets:
             self._nft = open_nft()
         return self._nft
 
+    def descriptors(self) -> list[int]:
+        """Those that are open."""
+        return [] if self._nft is None else [self._nft.fileno()]
+
     def close(self) -> None:
         """Close what was opened."""
         if self._nft is not None:

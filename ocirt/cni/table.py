@@ -212,7 +212,8 @@ def ensure(socket: Socket, families: Sequence[int] = FAMILIES) -> bool:
 class Owner:
     """An attachment as the comment of an element names it: `network/container/interface`.
 
-    Comments hold 127 bytes; what is longer goes by digests and the start of the id.
+    Comments hold 127 bytes; what is longer goes by digests and the start of the
+    id, and so does an interface whose name holds what iptables can't quote.
     """
 
     __slots__ = ("comment", "container", "ifname", "network")
@@ -222,7 +223,7 @@ class Owner:
         self.container = container
         self.ifname = ifname
         comment = f"{network}/{container}/{ifname}"
-        if len(comment.encode()) > 120:
+        if len(comment.encode()) > 120 or not ifname.isascii() or '"' in ifname or "\\" in ifname:
             comment = f"{_long_prefix(network)}{_digest(f'{container}/{ifname}')}/{container[:48]}"
         self.comment = comment
 

@@ -7,9 +7,10 @@ CVE-2025-52881).
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from ocirt.errors import Error, Unsupported, from_oserror
+from ocirt.linux.oslike import exists, fsencode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def apparmor_enabled() -> bool:
 
 def selinux_enabled() -> bool:
     """Is SELinux on: is its file system mounted (selinux(8))?"""
-    return os.path.exists("/sys/fs/selinux/enforce")
+    return exists("/sys/fs/selinux/enforce")
 
 
 def set_process_labels(plan: Plan) -> None:
@@ -69,7 +70,7 @@ def _write(plan: Plan, names: tuple[str, ...], text: str) -> None:
         except FileNotFoundError:
             continue
         try:
-            os.write(fd, os.fsencode(text))
+            os.write(fd, fsencode(text))
         except OSError as error:
             raise from_oserror(error, f"write {text!r} to /proc/{name}", "is the profile loaded?") from None
         finally:

@@ -5,7 +5,7 @@ config.md, Linux Process; config-linux.md, Memory policy and Personality.
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from ocirt.linux import sched
 

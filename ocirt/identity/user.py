@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import _stat as stat
 import errno
-import os
-import stat
+import posix as os
 
 from ocirt.errors import from_oserror
 from ocirt.linux import prctl
+from ocirt.linux.oslike import fsdecode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _home_of(uid: int) -> str:
     for line in data.split(b"\n"):
         fields = line.split(b":")
         if len(fields) >= 6 and fields[2] == str(uid).encode() and fields[5].startswith(b"/"):
-            return os.fsdecode(fields[5])
+            return fsdecode(fields[5])
     return ""
 
 

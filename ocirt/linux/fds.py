@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import _socket
-import os
+import posix as os
 import sys
 
 from ocirt.errors import Error
 from ocirt.linux import libc, numbers
+from ocirt.linux.oslike import fsencode, split
 
 CLOSE_RANGE_CLOEXEC = 4
 _MAX = 0xFFFFFFFF
@@ -80,9 +81,9 @@ def accept(listener: _socket.socket) -> int:
 def connect_unix(path: str, kind: int) -> _socket.socket:
     """Connect to a unix socket by path, however long the path is."""
     socket = _socket.socket(_socket.AF_UNIX, kind | _socket.SOCK_CLOEXEC)
-    directory, name = os.path.split(path)
+    directory, name = split(path)
     try:
-        if len(os.fsencode(path)) < 108:
+        if len(fsencode(path)) < 108:
             socket.connect(path)
         else:
             fd = os.open(directory or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -9,7 +9,7 @@ where the caller says that it can happen.
 from __future__ import annotations
 
 import _ctypes
-import os
+import posix as os
 
 from ocirt.errors import Error, call_failed
 

@@ -8,8 +8,8 @@ opened is then named `self/fd/N`, relative to a procfs that the caller trusts.
 
 from __future__ import annotations
 
-import os
-from struct import pack
+import posix as os
+from _struct import pack
 
 from ocirt.errors import Error, call_failed
 from ocirt.linux import libc, numbers

@@ -13,9 +13,9 @@ that a directory moved away meanwhile leads nowhere.
 
 from __future__ import annotations
 
-import os
-import stat
-from struct import pack
+import _stat as stat
+import posix as os
+from _struct import pack
 
 from ocirt.errors import Error, call_failed, from_oserror
 from ocirt.linux import libc, numbers

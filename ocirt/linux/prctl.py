@@ -7,7 +7,7 @@ the headers it was built with, so that dropping "all" of them would not.
 
 from __future__ import annotations
 
-import struct
+import _struct as struct
 
 from ocirt.errors import Error
 from ocirt.linux import libc, numbers

@@ -5,8 +5,8 @@ Programs are classic BPF as `struct sock_filter` in the host's byte order.
 
 from __future__ import annotations
 
+import _struct as struct
 import fcntl
-import struct
 
 from ocirt.errors import Error
 from ocirt.linux import libc, numbers

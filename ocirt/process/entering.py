@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import _signal
 import _socket
+import _struct as struct
 import fcntl
-import os
-import struct
+import posix as os
 
 from ocirt import namespaces
 from ocirt.errors import Error

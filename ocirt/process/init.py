@@ -7,7 +7,7 @@ container's (docs/security.md).
 
 from __future__ import annotations
 
-import os
+import posix as os
 import sys
 
 from ocirt import log
@@ -73,6 +73,7 @@ def seal_imports() -> None:
 
 
 def _report(plan: Plan, error: Error) -> None:
+    log.detach()
     try:
         plan.channel.send_error(error)
     except Error:

@@ -6,7 +6,7 @@ children only (namespaces.needs_intermediate).
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from ocirt import namespaces
 from ocirt.errors import Error

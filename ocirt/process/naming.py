@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import _socket
-import os
 
 from ocirt.linux import sched
+from ocirt.linux.oslike import fsencode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,4 +23,4 @@ def set_domainname(plan: Plan) -> None:
     """set the domain name"""
     name = plan.config.get("domainname")
     if name:
-        sched.setdomainname(os.fsencode(name))
+        sched.setdomainname(fsencode(name))

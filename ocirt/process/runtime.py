@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-import os
+import posix as os
 
 from ocirt import log, namespaces, userns
 from ocirt.errors import Error, doing

@@ -12,13 +12,14 @@ so only where it is needed.
 
 from __future__ import annotations
 
-import os
+import posix as os
 import sys
 
 from ocirt.errors import Error, Unsupported, from_oserror
 from ocirt.identity import seccomp
 from ocirt.identity.capabilities import SYS_PTRACE
 from ocirt.linux import files, libc, mount
+from ocirt.linux.oslike import environ, fsencode, realpath
 from ocirt.process import trampoline
 
 TYPE_CHECKING = False
@@ -110,16 +111,16 @@ def restart(argv: tuple[str, ...]) -> None:
     """execve the interpreter again from a sealed file, with the same arguments."""
     fd = _sealed_interpreter()
     try:
-        os.execve(fd, [sys.executable, *argv], os.environ)
+        os.execve(fd, [sys.executable, *argv], environ())
     except OSError as error:
         raise from_oserror(error, "execute the sealed interpreter") from None
 
 
 def _sealed_interpreter() -> int:
-    path = os.path.realpath("/proc/self/exe")
+    path = realpath("/proc/self/exe")
     try:
         attributes = mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
-        return mount.open_tree_attr(-100, os.fsencode(path), mount.OPEN_TREE_CLONE, attributes, 0)
+        return mount.open_tree_attr(-100, fsencode(path), mount.OPEN_TREE_CLONE, attributes, 0)
     except Error as error:
         if error.errno not in (libc.ENOSYS, libc.EPERM, libc.EINVAL):
             raise

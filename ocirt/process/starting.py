@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import _socket
-import os
+import posix as os
 
 from ocirt import hooks
 from ocirt.linux import fds, prctl
@@ -71,5 +71,3 @@ def wait_for_start(plan: Plan) -> None:
     listener.close()
     plan.channel = channel
     channel.send("starting")
-
-

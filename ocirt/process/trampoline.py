@@ -14,10 +14,10 @@ to the descriptor, four bytes, and exits with 1.
 
 from __future__ import annotations
 
-import os
-import struct
+import _struct as struct
 
 from ocirt.linux import files, numbers
+from ocirt.linux.oslike import fsencode
 
 _BASE = 0x400000
 _HEADERS = 64 + 2 * 56
@@ -109,4 +109,4 @@ def image(executable: bytes, fd: int, machine: str = numbers.MACHINE) -> bytes:
 
 def make(executable: str, fd: int) -> int:
     """The trampoline as a sealed memory file; raises Error."""
-    return files.sealed_memory("ocirt-init", image(os.fsencode(executable), fd))
+    return files.sealed_memory("ocirt-init", image(fsencode(executable), fd))

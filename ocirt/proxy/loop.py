@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import os
 import select
 import time
 
@@ -28,13 +29,15 @@ def accept(listening: _socket.socket) -> int:
 class Loop:
     """Calls handlers: of descriptors with their events, of moments when they have come, of who isn't through yet."""
 
-    __slots__ = ("_again", "_epoll", "_handlers", "_timers")
+    __slots__ = ("_again", "_calls", "_epoll", "_handlers", "_timers", "_wake")
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._again: list[Callable[[], None]] = []
         self._timers: list[tuple[float, Callable[[], None]]] = []
+        self._calls: list[Callable[[], None]] = []
+        self._wake = -1
 
     def watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
         """Call `handler(events)` when something of `events` happens to `fd`."""
@@ -53,6 +56,22 @@ class Loop:
     def again(self, handler: Callable[[], None]) -> None:
         """Call it once more, after the others have had their turn."""
         self._again.append(handler)
+
+    def listen_to_threads(self) -> None:
+        """Make `call` work."""
+        if self._wake < 0:
+            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self.watch(self._wake, READ, self._called)
+
+    def call(self, handler: Callable[[], None]) -> None:
+        """Call it in the loop's thread; this is for other threads."""
+        self._calls.append(handler)
+        os.eventfd_write(self._wake, 1)
+
+    def _called(self, _events: int) -> None:
+        os.eventfd_read(self._wake)
+        while self._calls:
+            self._calls.pop(0)()
 
     def later(self, seconds: float, handler: Callable[[], None]) -> None:
         """Call it once when that time has passed."""

@@ -169,9 +169,10 @@ def open_port(kind: str, address: str, port: int) -> _socket.socket:
 
 def _listen(loop: Any, kind: str, made: _socket.socket, backend: tuple[str, int]) -> None:
     if kind == "tcp":
+        from ocirt.proxy.bulk import Carriers
         from ocirt.proxy.tcp import Listener, Pipes
 
-        Listener(loop, Pipes(), made, backend)
+        Listener(loop, Pipes(), Carriers(loop), made, backend)
     else:
         from ocirt.proxy.udp import Listener as Datagrams
 
@@ -188,14 +189,17 @@ def _serve_all(description: int) -> int:
     if not hold(data["record"]):
         return 0
     loop = Loop()
-    pipes = None
+    shared: Any = None
     for fd, (kind, address, port) in zip(data["fds"], data["sockets"], strict=True):
         made = _socket.socket(fileno=fd)
         if kind == "tcp":
+            from ocirt.proxy.bulk import Carriers
             from ocirt.proxy.tcp import Listener, Pipes
 
-            pipes = pipes or Pipes()
-            Listener(loop, pipes, made, (address, port))
+            if shared is None:
+                shared = Pipes(), Carriers(loop)
+                shared[0].fill()
+            Listener(loop, shared[0], shared[1], made, (address, port))
         else:
             _listen(loop, kind, made, (address, port))
     become_nobody()

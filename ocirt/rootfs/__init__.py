@@ -7,10 +7,11 @@ unmount_host when the container is deleted.
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from ocirt.errors import Error
 from ocirt.linux import mount
+from ocirt.linux.oslike import fsencode
 from ocirt.rootfs.devices import make_devices, make_links, mount_console
 from ocirt.rootfs.masks import make_mounts_readonly, make_paths_readonly, make_root_readonly, mask_paths
 from ocirt.rootfs.mounts import mount_filesystems
@@ -68,7 +69,7 @@ def unmount_host(rootfs: str, mounts: list[int]) -> None:
     """Take away what init mounted on the host: the root's bind on itself, and all below it."""
     if mounts and _mount_at(rootfs) not in (mounts[0], -1):
         try:
-            mount.umount2(os.fsencode(rootfs), mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
+            mount.umount2(fsencode(rootfs), mount.MNT_DETACH | mount.UMOUNT_NOFOLLOW)
         except Error as error:
             if error.errno not in _GONE:
                 raise

@@ -6,11 +6,12 @@ the opened destination.
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from ocirt.errors import Error, from_oserror
 from ocirt.linux import libc, paths
 from ocirt.linux import mount as m
+from ocirt.linux.oslike import fsdecode, fsencode
 from ocirt.rootfs import explain, options, targets
 
 TYPE_CHECKING = False
@@ -65,7 +66,7 @@ def clone(source: str, o: Options) -> int:
         flags |= m.AT_RECURSIVE
     if o.marks & options.SRC_NOFOLLOW:
         flags |= m.AT_SYMLINK_NOFOLLOW
-    return m.open_tree(m.AT_FDCWD, os.fsencode(source), flags)
+    return m.open_tree(m.AT_FDCWD, fsencode(source), flags)
 
 
 def finish_detached(tree: int, destination: str, o: Options) -> None:
@@ -81,7 +82,7 @@ def _bind_by_path(plan: Plan, source: str, destination: str, o: Options) -> None
     """The same by mount(2), before Linux 5.2."""
     flags = os.O_PATH | os.O_CLOEXEC | (os.O_NOFOLLOW if o.marks & options.SRC_NOFOLLOW else 0)
     try:
-        fd = os.open(os.fsencode(source), flags)
+        fd = os.open(fsencode(source), flags)
     except OSError as error:
         raise from_oserror(error, f'open("{source}")') from None
     more = bool(o.set | o.clear | o.rset | o.rclear or o.propagation or o.late or targets.clean(destination) == "/")
@@ -112,7 +113,7 @@ def check_bind(destination: str, source: int) -> None:
 def _copy_symlink(plan: Plan, source: str, destination: str) -> bool:
     """Make the link that `source` is at `destination`; False if it isn't a link."""
     try:
-        link = os.readlink(os.fsencode(source))
+        link = os.readlink(fsencode(source))
     except OSError as error:
         if error.errno == libc.EINVAL:
             return False
@@ -128,7 +129,7 @@ def _copy_symlink(plan: Plan, source: str, destination: str) -> bool:
         except OSError:
             same = False
         if not same:
-            raise Error(f'"{destination}" exists and is not a link to "{os.fsdecode(link)}"', _EEXIST) from None
+            raise Error(f'"{destination}" exists and is not a link to "{fsdecode(link)}"', _EEXIST) from None
     finally:
         os.close(parent)
     return True

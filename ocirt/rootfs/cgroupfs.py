@@ -6,11 +6,12 @@ directory a hierarchy and a link for every controller that shares its hierarchy.
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from ocirt.errors import Error, call_failed
 from ocirt.linux import libc, paths
 from ocirt.linux import mount as m
+from ocirt.linux.oslike import fsencode, split
 from ocirt.rootfs import binds, options, targets
 
 TYPE_CHECKING = False
@@ -90,7 +91,7 @@ def _mount_v1(plan: Plan, destination: str, o: Options) -> None:
     # From here on everything is in our own tmpfs, relative to its descriptor.
     attributes = _SAFE | o.set & m.MOUNT_ATTR_RDONLY
     for controllers, root, path in plan.cgroups:
-        name = os.path.basename(root) if controllers else "unified"
+        name = split(root)[1] if controllers else "unified"
         os.mkdir(name, 0o755, dir_fd=tree)
         point = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree)
         try:
@@ -113,7 +114,7 @@ def _mount_v1(plan: Plan, destination: str, o: Options) -> None:
 
 def _bind_hierarchy(plan: Plan, source: str, tree: int, name: str, point: int, attributes: int) -> None:
     """Bind the container's group of one hierarchy; without a group in it the directory stays empty."""
-    path = os.fsencode(source)
+    path = fsencode(source)
     try:
         try:
             group = m.open_tree(m.AT_FDCWD, path, m.OPEN_TREE_CLONE)

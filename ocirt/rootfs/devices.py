@@ -6,11 +6,12 @@ a path that leads through the image (CVE-2026-41579).
 
 from __future__ import annotations
 
-import os
-import stat
+import _stat as stat
+import posix as os
 
 from ocirt.errors import Error, doing, from_oserror
 from ocirt.linux import libc, mount, paths
+from ocirt.linux.oslike import fsencode
 from ocirt.rootfs.options import TABLE
 from ocirt.rootfs.targets import clean
 
@@ -154,7 +155,7 @@ def _is_placeholder(parent: int, name: str) -> bool:
 def _bind(plan: Plan, tree: int, path: str, parent: int, name: str, device: Device) -> None:
     """Bind a node on an empty file that is made for it: `tree`, detached, or if that is -1 the host's node."""
     try:
-        target = paths.make_file(parent, os.fsencode(name), 0o644)
+        target = paths.make_file(parent, fsencode(name), 0o644)
     except Error as error:
         if error.errno != _EEXIST:
             raise

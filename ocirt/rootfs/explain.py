@@ -6,7 +6,7 @@ set up once more, option by option, without mounting it, and what the kernel log
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from ocirt.errors import Error, call_failed
 from ocirt.linux import mount as m

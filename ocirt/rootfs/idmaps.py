@@ -5,7 +5,7 @@ config.md, Mounts (uidMappings, gidMappings, idmap, ridmap); mount_setattr(2), M
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from ocirt.errors import Error, InvalidConfig, call_failed, from_oserror
 from ocirt.linux import libc, sched

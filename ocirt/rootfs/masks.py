@@ -5,12 +5,13 @@ config-linux.md, Masked Paths and Readonly Paths; config.md, Root (readonly).
 
 from __future__ import annotations
 
-import os
-import stat
+import _stat as stat
+import posix as os
 import time
 
 from ocirt.errors import Error, doing
 from ocirt.linux import libc, mount, paths
+from ocirt.linux.oslike import samestat
 from ocirt.rootfs.targets import clean
 
 TYPE_CHECKING = False
@@ -88,7 +89,7 @@ def _bind_readonly(plan: Plan, target: int, path: str) -> None:
         known = mount.mount_id(plan.proc, target)
         mount.mount(by_fd, by_fd, None, mount.MS_BIND | mount.MS_REC, None)
         tree = paths.open_in_root(plan.root, path)
-        if mount.mount_id(plan.proc, tree) == known or not os.path.samestat(os.fstat(tree), os.fstat(target)):
+        if mount.mount_id(plan.proc, tree) == known or not samestat(os.fstat(tree), os.fstat(target)):
             raise Error("it was replaced while it was being mounted on") from None
     mount.change_attributes(plan.proc, tree, mount.MOUNT_ATTR_RDONLY, 0)
     os.close(tree)

@@ -8,11 +8,12 @@ to the opened destination.
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from ocirt.errors import Error, Unsupported, call_failed, doing, from_oserror
 from ocirt.linux import libc, paths
 from ocirt.linux import mount as m
+from ocirt.linux.oslike import join
 from ocirt.rootfs import cgroupfs, explain, options, targets
 from ocirt.rootfs.binds import bind, check_bind, finish, keep
 
@@ -65,7 +66,7 @@ def _mount(plan: Plan, index: int, entry: Mount) -> None:
     elif o.flags & m.MS_REMOUNT:
         _remount(plan, entry, o)
     elif o.bind:
-        bind(plan, os.path.join(plan.bundle, entry.get("source") or ""), entry["destination"], o)
+        bind(plan, join(plan.bundle, entry.get("source") or ""), entry["destination"], o)
     elif kind == "cgroup":
         cgroupfs.mount_cgroups(plan, entry["destination"], o)
     else:

@@ -7,7 +7,7 @@ and the owner that config.json asks for; init attaches a clone of each.
 from __future__ import annotations
 
 import _socket
-import os
+import posix as os
 import stat
 
 from ocirt.errors import Error

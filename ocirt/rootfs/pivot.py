@@ -5,10 +5,11 @@ config.md, Root; config-linux.md, Rootfs Mount Propagation; pivot_root(2).
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from ocirt.errors import Error, call_failed, doing
 from ocirt.linux import libc, mount
+from ocirt.linux.oslike import fsencode, join
 from ocirt.rootfs import binds, options
 from ocirt.rootfs.targets import is_proc_root, mountinfo
 
@@ -86,7 +87,7 @@ def bind_rootfs(plan: Plan) -> None:
     So that it is a mount of its own: pivot_root(2) wants that, root.readonly concerns
     nothing else, and taking it away takes along what is mounted below it.
     """
-    rootfs = os.fsencode(plan.rootfs)
+    rootfs = fsencode(plan.rootfs)
     own = "mount" in plan.new
     slave = own and _propagation(plan) & mount.MS_SLAVE
     with doing(f"root.path {plan.rootfs}"):
@@ -126,7 +127,7 @@ def _open_shared_volumes(plan: Plan) -> None:
         if not (o.bind and index not in plan.trees and any(p & mount.MS_SHARED for p in o.propagation)):
             continue
         try:
-            tree = binds.clone(os.path.join(plan.bundle, entry.get("source") or ""), o)
+            tree = binds.clone(join(plan.bundle, entry.get("source") or ""), o)
         except Error:
             continue  # it says what is wrong when its turn comes
         try:
@@ -185,7 +186,7 @@ def _move_and_chroot(plan: Plan) -> None:
     except Error as error:
         if error.errno != libc.ENOSYS:
             raise
-        mount.mount(os.fsencode(plan.rootfs), b"/", None, mount.MS_MOVE, None)
+        mount.mount(fsencode(plan.rootfs), b"/", None, mount.MS_MOVE, None)
     _chroot(plan)
 
 
@@ -200,7 +201,7 @@ def _cover_proc_and_sysfs(plan: Plan) -> None:
     They stay in the namespace below the moved root; a process with a user namespace of
     its own could otherwise mount fresh ones by pointing at them as fully visible.
     """
-    rootfs = os.fsencode(plan.rootfs)
+    rootfs = fsencode(plan.rootfs)
     for line in mountinfo(plan.proc):
         fields = line.split()
         kind = fields[fields.index(b"-") + 1]

@@ -6,11 +6,12 @@ The only paths of the image that mounting touches are resolved here
 
 from __future__ import annotations
 
-import os
-import stat
+import _stat as stat
+import posix as os
 
 from ocirt.errors import Error
 from ocirt.linux import files, mount, paths
+from ocirt.linux.oslike import normpath, samestat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ PROC_ALLOWED = frozenset(
 
 def clean(destination: str) -> str:
     """A destination without `.`, `..`, doubled slashes; a relative one is relative to / (config.md, Mounts)."""
-    return os.path.normpath("/" + destination.lstrip("/"))
+    return normpath("/" + destination.lstrip("/"))
 
 
 def open_target(plan: Plan, destination: str, *, directory: bool, follow: bool = True) -> tuple[int, bool]:
@@ -132,7 +133,7 @@ def reopen(plan: Plan, destination: str, known: set[int], source: int = -1, *, f
     else:
         fd = paths.open_in_root(plan.root, destination, os.O_PATH if follow else os.O_PATH | os.O_NOFOLLOW)
     found = os.fstat(fd)
-    if mount.mount_id(plan.proc, fd) in known or not (source < 0 or os.path.samestat(found, os.fstat(source))):
+    if mount.mount_id(plan.proc, fd) in known or not (source < 0 or samestat(found, os.fstat(source))):
         os.close(fd)
         raise Error(f'"{destination}" was replaced while it was being mounted on')
     return fd

@@ -6,12 +6,14 @@ Nothing depends on it being alive: what it knows and state.json doesn't is lost 
 from __future__ import annotations
 
 import _signal
+import _socket
 import gc
 import os
+import posix
 
 from ocirt import log
 from ocirt.linux import prctl, signals
-from ocirt.shim import sockets
+from ocirt.shim import sockets, spare
 from ocirt.shim.events import Publisher
 from ocirt.shim.loop import IN, Loop
 from ocirt.shim.reaper import Reaper
@@ -23,9 +25,31 @@ from ocirt.shim.worker import Workers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _socket
+    from typing import TypedDict, Unpack
 
     from ocirt.shim.tasks import Process
+
+    class Place(TypedDict):
+        """Whose shim a daemon is, and how it is to look: JSON, because it is sent to the spare shim.
+
+        address, namespace   the socket's, containerd's
+        events               path of containerd's ttrpc socket, "" to tell nobody
+        bundle, debug        where the log's fifo is; write everything to it
+        environment          of `start`
+        score                oom_score_adj
+        spare, idle          address of the spare shim to leave, and how long it waits; 0 for none
+        """
+
+        address: str
+        namespace: str
+        events: str
+        bundle: str
+        debug: bool
+        environment: dict[str, str]
+        score: int
+        spare: str
+        idle: int
+
 
 #: Seconds that answers and events have to go out before the shim ends.
 _LAST_WORDS = 2.0
@@ -54,17 +78,16 @@ WARM = (
 class Daemon:
     """One shim: everything that it is made of, wired together."""
 
-    def __init__(self, socket: _socket.socket, address: str, namespace: str, events: str) -> None:
-        """`events`: path of containerd's ttrpc socket, "" to tell nobody."""
-        self._address = address
+    def __init__(self, socket: _socket.socket, place: Place) -> None:
+        self._address = place["address"]
         self._ending = False
         self._loop = Loop(report)
         workers = Workers(self._loop, perform)
         self._reaper = Reaper(workers)
-        self._publisher = Publisher(self._loop, events, namespace)
-        self._supervisor = Supervisor(self._loop, workers, self._reaper, self._publisher, namespace, self._end)
+        self._publisher = Publisher(self._loop, place["events"], place["namespace"])
+        self._supervisor = Supervisor(self._loop, workers, self._reaper, self._publisher, place["namespace"], self._end)
         services = Service(self._supervisor).services()
-        self._server = Server(self._loop, socket, services, (os.geteuid(), os.getegid()))
+        self._server = Server(self._loop, socket, services)
         _signal.pthread_sigmask(_signal.SIG_BLOCK, _SIGNALS)
         self._signals = signals.signalfd(_SIGNALS)
         self._loop.watch(self._signals, IN, self._take_signals)
@@ -146,15 +169,40 @@ def warm_up() -> None:
         __import__(name)
 
 
-def serve(socket: _socket.socket, address: str, namespace: str, events: str) -> None:
-    """Be the daemon: with the listening socket, after `start` has forked. Returns at the end."""
-    close_inherited()
-    os.chdir("/")
-    os.environ.pop("NOTIFY_SOCKET", None)
-    daemon = Daemon(socket, address, namespace, events)
+def serve(socket: _socket.socket, place: Place) -> None:
+    """Be the daemon that `start` has forked, cold. Returns at the end."""
+    _settle(place)
+    daemon = Daemon(socket, place)
     warm_up()
     # forks share what there is now: the collector must not touch it
     gc.collect()
     gc.freeze()
     gc.enable()
+    if place["idle"]:
+        spare.leave(place["spare"], place["idle"], place["score"])
     daemon.run()
+
+
+def take_over(connection: _socket.socket, socket: _socket.socket, **place: Unpack[Place]) -> None:
+    """Be the daemon that the spare shim has forked, warm. Tells its pid over `connection`; returns at the end."""
+    posix.setsid()
+    spare.write_oom_score("self", place["score"])
+    try:
+        connection.send(b"%d" % os.getpid(), _socket.MSG_NOSIGNAL)
+    except OSError:
+        return  # `start` has given up, and has forked a shim by itself
+    connection.close()
+    os.environ.clear()
+    os.environ.update(place["environment"])
+    _settle(place)
+    try:
+        Daemon(socket, place).run()
+    except Exception as error:
+        report(error)
+
+
+def _settle(place: Place) -> None:
+    open_log(place["bundle"], place["debug"])
+    close_inherited()
+    os.chdir("/")
+    os.environ.pop("NOTIFY_SOCKET", None)

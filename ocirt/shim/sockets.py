@@ -9,6 +9,7 @@ from __future__ import annotations
 import _socket
 import fcntl
 import posix
+import sys
 
 from ocirt.errors import from_oserror
 
@@ -69,10 +70,10 @@ def path_of(address: str) -> str:
     return address.removeprefix(_SCHEME)
 
 
-def listen(address: str) -> _socket.socket | None:
+def listen(address: str, kind: int = _socket.SOCK_STREAM) -> _socket.socket | None:
     """Listen there; None if a shim does already. What a dead one has left is replaced. Hold the lock."""
     path = path_of(address)
-    socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    socket = _socket.socket(_socket.AF_UNIX, kind | _socket.SOCK_CLOEXEC)
     before = posix.umask(0o177)
     try:
         try:
@@ -80,7 +81,7 @@ def listen(address: str) -> _socket.socket | None:
         except OSError as error:
             if error.errno != _EADDRINUSE:
                 raise
-            if is_served(path):
+            if is_served(path, kind):
                 socket.close()
                 return None
             posix.unlink(path)
@@ -94,14 +95,16 @@ def listen(address: str) -> _socket.socket | None:
     return socket
 
 
-def is_served(path: str) -> bool:
-    """Does a shim answer there, or will it?
+def is_served(path: str, kind: int = _socket.SOCK_STREAM) -> bool:
+    """Does a shim answer there, or will it? For the spare shim (SOCK_SEQPACKET): does it listen?
 
     That somebody listens says too little: a worker that is dying with its shim may hold the socket for a moment.
     """
-    socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    socket = _socket.socket(_socket.AF_UNIX, kind | _socket.SOCK_CLOEXEC)
     try:
         socket.connect(path)
+        if kind == _socket.SOCK_SEQPACKET:
+            return True
         socket.settimeout(_PATIENCE)
         socket.send(_PING)
         return bool(socket.recv(1))
@@ -111,6 +114,13 @@ def is_served(path: str) -> bool:
         return False
     finally:
         socket.close()
+
+
+def is_ours(connection: _socket.socket) -> bool:
+    """Is the other end of our own user and group? The directory keeps others out, unless somebody changed its mode."""
+    credentials = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+    uid, gid = (int.from_bytes(credentials[at : at + 4], sys.byteorder) for at in (4, 8))
+    return (uid, gid) == (posix.geteuid(), posix.getegid())
 
 
 def remove(address: str) -> None:

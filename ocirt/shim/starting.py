@@ -10,12 +10,15 @@ import posix
 
 from ocirt.errors import Error, InvalidConfig, doing
 from ocirt.jsontext import dump_json, parse_json
-from ocirt.shim import bundles, main, sockets, wire
+from ocirt.shim import bundles, main, sockets, spare, wire
 from ocirt.shim.messages import ANY, BOOTSTRAP_PARAMS, BOOTSTRAP_RESULT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from typing import Any
+
+    from ocirt.shim.daemon import Place
 
 #: Annotations whose value groups containers; the first that is there counts.
 GROUPS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
@@ -36,7 +39,7 @@ def start(options: main.Options) -> None:
             socket = sockets.listen(address)
         bundles.note_address(bundle, address)
         if socket is not None:
-            _fork(options, parameters, any, socket, address, bundle, environment)
+            _serve(options, parameters, any, socket, address, bundle, environment)
     main.write(answer(address, parameters, environment))
 
 
@@ -96,54 +99,78 @@ def answer(address: str, parameters: dict[str, Any], environment: dict[str, str]
     return dump_json({"version": 2, "address": address, "protocol": "ttrpc"})
 
 
-def _fork(
+def _serve(
     options: main.Options,
     parameters: dict[str, Any],
     any: dict[str, Any],
-    socket: Any,
+    socket: _socket.socket,
     address: str,
     bundle: str,
     environment: dict[str, str],
 ) -> None:
-    """Start the daemon as our child, and put it where it belongs."""
-    given: dict[str, Any] = {}
-    if any:
-        from ocirt.shim import options as container_options
-
-        try:
-            given = container_options.read(any)
-        except Error:
-            pass  # Create gets the same, and says what is wrong with it
+    """Have a shim serve the socket: the spare one, or else a fork of this process."""
+    cgroup = _shim_cgroup(any)
+    special = bool(cgroup or environment.get("SCHED_CORE"))  # nobody else's shim is like it
+    idle = 0 if special else spare.seconds(environment)
+    place: Place = {
+        "address": address,
+        "namespace": options.namespace,
+        "events": environment.get("TTRPC_ADDRESS") or parameters.get("containerd_ttrpc_address", ""),
+        "bundle": bundle,
+        "debug": options.debug or parameters.get("log_level", 0) < 0,
+        "environment": environment,
+        # one more than containerd's: the OOM killer takes shims before it
+        "score": min(int(bundles.read(f"/proc/{posix.getppid()}/oom_score_adj") or b"0") + 1, 1000),
+        "spare": spare.address_of(parameters.get("socket_dir", ""), options.address) if idle else "",
+        "idle": idle,
+    }
+    if idle and spare.ask(place["spare"], socket, place):
+        return
     if environment.get("SCHED_CORE"):
         _share_core()
-    debug = options.debug or parameters.get("log_level", 0) < 0
-    events = environment.get("TTRPC_ADDRESS") or parameters.get("containerd_ttrpc_address", "")
-    pid = posix.fork()
-    if pid == 0:
-        try:
-            posix.setsid()
-            # containerd waits for the end of what `start` prints
-            null = posix.open("/dev/null", posix.O_RDWR)
-            for fd in (0, 1, 2):
-                posix.dup2(null, fd)
-            posix.close(null)
-            from ocirt.shim import daemon
-
-            daemon.open_log(bundle, debug)
-            try:
-                daemon.serve(socket, address, options.namespace, events)
-            except Exception as error:
-                daemon.report(error)
-        finally:
-            posix._exit(0)
+    pid = _fork(socket, place)
     try:
-        _set_oom_score(pid)
-        if given.get("shim_cgroup"):
-            _join(given["shim_cgroup"], pid)
+        spare.write_oom_score(pid, place["score"])
+        if cgroup:
+            _join(cgroup, pid)
     except BaseException:
         posix.kill(pid, 9)
         sockets.remove(address)
         raise
+
+
+def _shim_cgroup(any: dict[str, Any]) -> str:
+    """The cgroup that the shim itself is to be in, "" for containerd's."""
+    if not any:
+        return ""
+    from ocirt.shim import options as container_options
+
+    try:
+        return str(container_options.read(any).get("shim_cgroup", ""))
+    except Error:
+        return ""  # Create gets the same options, and says what is wrong with them
+
+
+def _fork(socket: _socket.socket, place: Place) -> int:
+    """Become a daemon in a fork: its pid."""
+    pid = posix.fork()
+    if pid:
+        return pid
+    try:
+        posix.setsid()
+        # containerd waits for the end of what `start` prints
+        null = posix.open("/dev/null", posix.O_RDWR)
+        for fd in (0, 1, 2):
+            posix.dup2(null, fd)
+        posix.close(null)
+        from ocirt.shim import daemon
+
+        try:
+            daemon.serve(socket, place)
+        except Exception as error:
+            daemon.report(error)
+    finally:
+        posix._exit(0)
 
 
 def _share_core() -> None:
@@ -152,18 +179,6 @@ def _share_core() -> None:
 
     with doing("set SCHED_CORE"):
         libc.call("prctl", _PR_SCHED_CORE, _PR_SCHED_CORE_CREATE, 0, _SCOPE_PROCESS_GROUP, 0)
-
-
-def _set_oom_score(pid: int) -> None:
-    """One more than containerd's: the OOM killer takes shims before it."""
-    score = int(bundles.read(f"/proc/{posix.getppid()}/oom_score_adj") or b"0")
-    fd = posix.open(f"/proc/{pid}/oom_score_adj", posix.O_WRONLY | posix.O_CLOEXEC)
-    try:
-        posix.write(fd, b"%d" % min(score + 1, 1000))
-    except OSError:
-        pass  # without CAP_SYS_RESOURCE it may only rise
-    finally:
-        posix.close(fd)
 
 
 def _join(path: str, pid: int) -> None:

@@ -17,7 +17,7 @@ from ocirt import log
 from ocirt.errors import Error
 from ocirt.linux import fds
 from ocirt.shim import loop as events
-from ocirt.shim import wire
+from ocirt.shim import sockets, wire
 from ocirt.shim.messages import REQUEST, RESPONSE
 
 TYPE_CHECKING = False
@@ -216,13 +216,11 @@ class Server:
         loop: Loop,
         socket: _socket.socket,
         services: dict[str, dict[str, tuple[Table, Method]]],
-        own: tuple[int, int],
     ) -> None:
         self.loop = loop
         self.connections: set[Connection] = set()
         self._socket = socket
         self._services = services
-        self._own = own
         socket.setblocking(False)
         loop.watch(socket.fileno(), events.IN, self._accept)
 
@@ -232,9 +230,7 @@ class Server:
         except OSError:
             return  # whoever it was has gone again
         connection = _socket.socket(fileno=fd)
-        # pid, uid, gid: the socket's directory keeps others out, unless somebody has changed its mode
-        credentials = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
-        if unpack_from("II", credentials, 4) != self._own:
+        if not sockets.is_ours(connection):
             connection.close()
             return
         connection.setblocking(False)

@@ -19,6 +19,7 @@ from ocirt.errors import BY_NAME, Error
 from ocirt.jsontext import dump_json, parse_json
 from ocirt.linux import fds, prctl
 from ocirt.shim import loop as events
+from ocirt.shim import spare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Workers:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
         for fd, stream in enumerate(streams):
             os.dup2(stream, fd)
-        keep = ({0, 1, 2, answer.fileno(), console, _image()} | log.descriptors()) - {-1}
+        keep = ({0, 1, 2, answer.fileno(), console, spare.image()} | log.descriptors()) - {-1}
         fds.close_all_but(keep)
         operation = {**operation, "answer": answer.fileno()}
         if console >= 0:
@@ -106,11 +107,6 @@ class Workers:
             done({}, BY_NAME[said["kind"]](said["error"]))
         else:
             done(said["result"], None)
-
-
-def _image() -> int:
-    """The descriptor that modules are still loaded from (cli/image.py): a launcher's, which is `__main__`."""
-    return int(getattr(sys.modules["__main__"], "IMAGE", -1))
 
 
 def finish(perform: Callable[[dict[str, Any]], dict[str, Any]], operation: dict[str, Any]) -> None:

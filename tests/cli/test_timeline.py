@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import time
@@ -52,7 +53,7 @@ def test_profile(box: Box, place: Path) -> None:
     )
     assert names[-1] == "delete the container"
     for one in (inside, outside):
-        for event, following in zip(one, one[1:], strict=False):
+        for event, following in itertools.pairwise(one):
             assert following["ts"] == pytest.approx(event["ts"] + event["dur"], abs=0.01), "steps follow on each other"
     assert sum(event["dur"] for event in outside) <= took
     assert outside[0]["ts"] == 0 < outside[0]["dur"], "zero is the interpreter's start"

@@ -7,6 +7,7 @@ uidmap, slirp4netns; Docker by unpacking docker.io (conftest says how).
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,11 +17,19 @@ from pathlib import Path
 import pytest
 
 from tests.engines import images
-from tests.engines.space import Space, left_behind
+from tests.engines.podman import AS_USER, UID, USER, Podman
+from tests.engines.space import Machine, Space, left_behind
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONTRIB = ROOT / "contrib"
-RUNTIMES = ("ocirt", "runc", "crun")
+#: In the VM, where everything is slow, only ocirt is driven.
+RUNTIMES = tuple(os.environ.get("OCIRT_TEST_RUNTIMES", "ocirt runc crun").split())
+
+#: Which of them are driven by an ordinary user, too.
+ROOTLESS = tuple(os.environ.get("OCIRT_TEST_ROOTLESS", "ocirt").split())
+
+#: The test VM with systemd is used as it is; on any other machine each engine gets a space of its own.
+SYSTEMD = "OCIRT_IN_VM" in os.environ and os.path.isdir("/run/systemd/system")
 
 _numbers = count(1)
 
@@ -49,7 +58,7 @@ def make_space(name: str, program: str) -> Space:
     """A space in which /usr/local/bin/ocirt is the runtime under test."""
     directory = Path(tempfile.mkdtemp(prefix=f"oct-{name}-", dir="/var/tmp"))
     directory.chmod(0o755)
-    space = Space(directory)
+    space = Machine(directory) if SYSTEMD else Space(directory)
     space.write("/usr/local/bin/ocirt", f'#!/bin/sh\nexec {program} "$@"\n', 0o755)
     return space
 
@@ -100,13 +109,77 @@ def podman_space(program: str, image: tuple[Path, Path]) -> Iterator[Space]:
         yield space
     finally:
         space.close()
-        remove_cgroup("libpod_parent")
+        if not SYSTEMD:
+            remove_cgroup("libpod_parent")
 
 
-#: No systemd here; and no process here may have what podman asks for by default (CAP_SYS_RESOURCE is missing).
-PODMAN_CONF = """
+#: What logging in would do where there is no systemd; and device nodes that the user may open.
+_RUN_DIRECTORY = f"""
+    mkdir -p -m 700 /run/user/{UID} && chown {UID}:{UID} /run/user/{UID}
+    mkdir /run/nodes && mount -t tmpfs -o mode=755 nodes /run/nodes
+    mknod -m 666 /run/nodes/tun c 10 200 && mknod -m 666 /run/nodes/fuse c 10 229
+    mount --bind /run/nodes/tun /dev/net/tun && mount --bind /run/nodes/fuse /dev/fuse
+"""
+
+#: The user's manager, which stays without a session.
+_LOG_IN = f"""
+    chmod 666 /dev/fuse /dev/net/tun
+    loginctl enable-linger {USER}
+    for i in $(seq 300); do systemctl is-active -q user@{UID}.service && exit; sleep 0.1; done
+    exit 1
+"""
+
+
+@pytest.fixture(scope="session")
+def user_space(podman_space: Space, image: tuple[Path, Path]) -> Space:
+    """A user with ranges of subordinate ids in podman's space, and the image in the user's storage."""
+    need("newuidmap", "slirp4netns")
+    space = podman_space
+    assert not any(entry.pw_uid == UID for entry in pwd.getpwall())
+    for file, line in (
+        ("/etc/passwd", f"{USER}:*:{UID}:{UID}::/var/lib/{USER}:/bin/sh"),
+        ("/etc/group", f"{USER}:x:{UID}:"),
+        ("/etc/subuid", f"{USER}:300000:65536"),
+        ("/etc/subgid", f"{USER}:300000:65536"),
+    ):
+        space("sh", "-c", f"echo '{line}' >> {file}")
+    home = space.directory / "home"
+    home.mkdir()
+    os.chown(home, UID, UID)
+    space("sh", "-ec", f"mkdir -p /var/lib/{USER} && mount --bind {home} /var/lib/{USER}")
+    space("sh", "-ec", _LOG_IN if SYSTEMD else _RUN_DIRECTORY)
+    tar = space.directory / "rootfs.tar"
+    tar.write_bytes(image[0].read_bytes())
+    tar.chmod(0o644)
+    space(*AS_USER, "podman", "import", "--change", 'CMD ["/bin/sleep", "1000"]', tar, images.NAME)
+    return space
+
+
+@pytest.fixture(params=[*RUNTIMES, *(f"{name} without root" for name in ROOTLESS)])
+def podman(podman_space: Space, request: pytest.FixtureRequest) -> Iterator[Podman]:
+    """podman with each of the runtimes, and of an ordinary user with ocirt."""
+    runtime, _, rootless = str(request.param).partition(" ")
+    if rootless:
+        request.getfixturevalue("user_space")
+    podman = Podman(podman_space, runtime, rootless=bool(rootless))
+    yield podman
+    for id in podman.made:
+        podman("rm", "--force", "--time", "0", "--ignore", id)
+    for id in podman.made:
+        assert_nothing_left(podman_space, id)
+
+
+@pytest.fixture
+def cgroups(podman: Podman) -> None:
+    """For what takes cgroups of the containers' own."""
+    if not podman.limits:
+        pytest.skip("cgroup v1 is not delegated to ordinary users: hack/vm --systemd has v2")
+
+
+#: No process here may have what podman asks for by default (CAP_SYS_RESOURCE is missing).
+PODMAN_CONF = f"""
 [engine]
-cgroup_manager = "cgroupfs"
+cgroup_manager = "{"systemd" if SYSTEMD else "cgroupfs"}"
 events_logger = "file"
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]

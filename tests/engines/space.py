@@ -175,6 +175,19 @@ class Space:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
+class Machine(Space):
+    """All of this machine, for one that is thrown away: the test VM, where systemd makes the cgroups."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.init = 1
+        self.root = Path("/proc/1/root")
+
+    def close(self) -> None:
+        """Remove the tests' directory; the machine is switched off soon."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
 def left_behind(space: Space, id: str, patience: float = 5) -> list[str]:
     """What of a container whose full id is `id` is still there: processes, mounts, cgroups, files in /run."""
     end = time.monotonic() + patience

@@ -178,10 +178,17 @@ def test_reserving_more_huge_pages_than_the_limit(lab: Lab, huge_pages: None, mo
         mount("hugetlb")  # someone has mounted its v1 hierarchy elsewhere
     control = next((Path(m, "cgroup.subtree_control") for c, m in host.hierarchies() if c == ""), None)
     before = control.read_text() if control else ""
-    _reserve(lab)
-    lab.close()
-    if control and not UNIFIED:
-        assert control.read_text() == before, "left enabled, its v1 hierarchy could not be mounted any more"
+    neighbour = control.parent / f"oct{os.getpid()}neighbour" if control else None
+    if neighbour:
+        neighbour.mkdir()
+    try:
+        _reserve(lab)
+        lab.close()
+        if control and not UNIFIED:
+            assert control.read_text() == before, "left enabled, its v1 hierarchy could not be mounted any more"
+    finally:
+        if neighbour:
+            neighbour.rmdir()
 
 
 def _reserve(lab: Lab) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from ocirt.cni.request import Attachment
 from ocirt.cni.result import Result
 from ocirt.errors import Error
 from tests.kernel.netlab import Namespace, Server, ask, ask_udp, eventually
+
+OURS = ("lo", "wire", "br0", "sit0")  # sit0 is in every namespace where the kernel has it built in
 
 
 class Lab:
@@ -91,7 +94,7 @@ class Lab:
         with self.host.inside():
             rules = self.host.sh("nft list ruleset")
         return {
-            "links": sorted(i["ifname"] for i in self.host.ip("link") if i["ifname"] not in ("lo", "wire", "br0")),
+            "links": sorted(i["ifname"] for i in self.host.ip("link") if i["ifname"] not in OURS),
             "elements": rules.count("comment"),
             "chains": sorted(w for w in rules.split() if w.startswith(("outgoing-", "hairpin-"))),
             "addresses": sorted(
@@ -257,7 +260,8 @@ def test_a_port_of_a_program_is_taken(lab: Lab) -> None:
     lab.serve(lab.host, "0.0.0.0", 8080)
     with pytest.raises(Error) as caught:
         lab.add(network, "web", portMappings=[{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}])
-    assert f"host port 8080/tcp is taken by python (pid {os.getpid()})" in str(caught.value)
+    name = Path("/proc/self/comm").read_text().strip()
+    assert f"host port 8080/tcp is taken by {name} (pid {os.getpid()})" in str(caught.value)
     assert lab.left() == NOTHING
 
 
@@ -337,3 +341,48 @@ def test_a_flushed_ruleset_is_found_by_check_and_made_again_by_the_next_add(lab:
     lab.delete(network, "web")
     lab.delete(network, "next")
     assert lab.left() == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("network", "ports", "message"),
+    [
+        ({}, [{"hostPort": 70000, "containerPort": 80}], "invalid hostPort number"),
+        ({"bridge": "a/b"}, [], "invalid bridge name"),
+        ({"ipam": {"type": "host-local", "subnet": "10.0.0.0/31"}}, [], "too small"),
+    ],
+)
+def test_what_is_refused_leaves_nothing_not_even_in_the_cache(
+    lab: Lab, network: dict[str, Any], ports: list[Any], message: str
+) -> None:
+    with pytest.raises(Error, match=message):
+        lab.add(lab.network(lab.bridge(**network), PORTMAP), "web", portMappings=ports)
+    assert lab.left() == NOTHING
+
+
+def test_an_id_whose_namespace_died_without_delete_can_be_attached_again(lab: Lab) -> None:
+    network = lab.network(lab.bridge("10.88.0.0/30"), PORTMAP)
+    port = {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}
+    lab.add(network, "web", portMappings=[port])
+    with pytest.raises(Error, match="has interface eth0 in net1 already"):
+        lab.add(network, "web")
+    lab.containers.pop("web").close()
+    result = lab.add(network, "web", portMappings=[port])
+    assert [ip["address"] for ip in result.ips] == ["10.88.0.2/30"]
+    lab.delete(network, "web")
+    assert lab.left() == NOTHING
+
+
+def test_delete_returns_when_the_link_is_gone_and_holds_no_lock(lab: Lab) -> None:
+    """A process of its own waits for the kernel; neither lock nor interface waits for that process."""
+    network = lab.network(lab.bridge(), PORTMAP)
+    for fails in (False, True):
+        for _ in range(5):
+            lab.add(network, "web")
+            with pytest.MonkeyPatch.context() as patch:
+                if fails:
+                    patch.setattr(os, "fork", lambda: (_ for _ in ()).throw(OSError(11, "no processes")))
+                lab.delete(network, "web")
+            with open(lab.directory / "cache" / "locks" / "net1") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            assert lab.left() == NOTHING
+            assert "eth0" not in [i["ifname"] for i in lab.containers["web"].ip("link")]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -164,8 +168,11 @@ def test_many_connections_at_once(pair: tuple[Namespace, Namespace], start: Star
 def test_a_server_that_refuses_or_resets_is_seen_by_the_client(pair: tuple[Namespace, Namespace], start: Start) -> None:
     host, container = pair
     proxy = start(host, *arguments("tcp", "127.0.0.1", 8080, "10.0.0.2", 80))
-    with pytest.raises(ConnectionResetError):
-        ask(host, "127.0.0.1", 8080)
+    # connect may already tell; asking by two threads would let the other one hear of it
+    with host.socket() as client:
+        client.connect(("127.0.0.1", 8080))
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
     listener = container.socket()
     listener.bind(("10.0.0.2", 80))
     listener.listen()
@@ -179,6 +186,109 @@ def test_a_server_that_refuses_or_resets_is_seen_by_the_client(pair: tuple[Names
     client.close()
     listener.close()
     proxy.close()
+
+
+def threads(proxy: Proxy) -> int:
+    return len(os.listdir(f"/proc/{proxy.process.pid}/task"))
+
+
+def accepted(container: Namespace, host: Namespace) -> tuple[socket.socket, socket.socket]:
+    """A client of port 8080 of the host, and the container's end of its connection."""
+    with container.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("10.0.0.2", 80))
+        listener.listen()
+        client = host.socket()
+        client.connect(("127.0.0.1", 8080))
+        server, _ = listener.accept()
+        server.settimeout(10)
+        return client, server
+
+
+def feed(client: socket.socket, data: bytes) -> threading.Thread:
+    thread = threading.Thread(target=client.sendall, args=(data,), daemon=True)
+    thread.start()
+    return thread
+
+
+def receive(server: socket.socket, size: int) -> bytes:
+    parts: list[bytes] = []
+    while size and (part := server.recv(min(size, 1 << 20))):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def test_what_goes_on_moving_is_carried_by_threads_until_it_falls_silent(
+    pair: tuple[Namespace, Namespace], start: Start
+) -> None:
+    host, container = pair
+    proxy = start(host, *arguments("tcp", "0.0.0.0", 8080, "10.0.0.2", 80))
+    client, server = accepted(container, host)
+    data = os.urandom(1 << 20) * 24
+    with client, server:
+        for _ in range(2):  # there and back, twice
+            sender = feed(client, data)
+            most = 1
+            parts: list[bytes] = []
+            while sum(map(len, parts)) < len(data):
+                parts.append(receive(server, 1 << 20))
+                most = max(most, threads(proxy))
+            sender.join(10)
+            assert b"".join(parts) == data
+            assert most == 3
+            assert eventually(lambda: threads(proxy) == 1, 10)
+            server.sendall(b"answer")
+            assert client.recv(100) == b"answer"
+        client.sendall(b"last words")
+        client.shutdown(socket.SHUT_WR)
+        assert receive(server, 1000) == b"last words"
+        sender = feed(server, data)  # the other half goes on
+        assert receive(client, len(data)) == data
+        sender.join(10)
+        server.shutdown(socket.SHUT_WR)
+        assert client.recv(1) == b""
+
+
+def test_a_reset_of_what_threads_carry_is_seen_by_the_client(pair: tuple[Namespace, Namespace], start: Start) -> None:
+    host, container = pair
+    proxy = start(host, *arguments("tcp", "0.0.0.0", 8080, "10.0.0.2", 80))
+    client, server = accepted(container, host)
+    with client, server:
+        server.sendall(b"so far so good")
+        assert client.recv(100) == b"so far so good"
+        with contextlib.suppress(OSError):
+            client.settimeout(0.2)
+            while True:  # more than all the buffers on the way hold
+                client.send(bytes(1 << 20))
+                if threads(proxy) < 3:
+                    receive(server, 1 << 19)
+        assert threads(proxy) == 3
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        server.close()
+        client.settimeout(5)
+        with pytest.raises(ConnectionResetError):
+            client.recv(100)
+        assert eventually(lambda: threads(proxy) == 1)
+
+
+def test_more_bulk_than_there_are_threads(pair: tuple[Namespace, Namespace], start: Start) -> None:
+    host, container = pair
+    proxy = start(host, *arguments("tcp", "0.0.0.0", 8080, "10.0.0.2", 80))
+    server = Server(container, "10.0.0.2", 80, answer=lambda data, peer: hashlib.sha256(data).digest())
+    data = os.urandom(1 << 20) * 5
+    answers: list[bytes] = []
+    clients = [
+        threading.Thread(target=lambda: answers.append(ask(host, "127.0.0.1", 8080, data, timeout=60)))
+        for _ in range(40)
+    ]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join(60)
+    server.close()
+    assert answers == [hashlib.sha256(data).digest()] * 40
+    assert eventually(lambda: threads(proxy) == 1, 10)
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def _rate(qdisc: Any) -> int:
 
 def delete(request: Request) -> None:
     """The limits of the pair go with it; the ifb is deleted."""
-    links.delete_on_host(links.host_name(request, "bwp"))
+    links.delete_on_host(links.host_name(request, "bwp"), request.sockets)
 
 
 def gc(request: Request, valid: frozenset[tuple[str, str]]) -> None:

@@ -80,8 +80,10 @@ def add(request: Request) -> Result:
             undo.add("release the addresses", lambda: ipam.forward(request, "DEL"))
         with route.open_route() as host, route.open_route(sandbox.fd) as inside:
             bridge = _ensure_bridge(host, config)
+            gateway = bridge
             if config.gateway and not ipam.comes_late(request):
-                _make_gateway(host, bridge, config, result)
+                gateway = config.port.gateway_link(host, bridge)
+                _make_gateway(host, gateway, config, result)
             name = links.host_name(request)
             undo.add("delete the pair", lambda: links.delete_on_host(name))
             _make_pair(request, host, inside, config, bridge, sandbox.fd, name)
@@ -100,6 +102,8 @@ def add(request: Request) -> Result:
                 {"name": name, "mac": port.mac, "mtu": port.mtu},
                 {"name": request.ifname, "mac": link.mac, "mtu": link.mtu, "sandbox": request.netns},
             ]
+            if gateway is not bridge:
+                result.interfaces.append({"name": gateway.name, "mac": gateway.mac, "mtu": gateway.mtu})
             for ip in result.ips:
                 ip["interface"] = 2
             config.port.set(host, bridge, port, request, link.mac)
@@ -135,8 +139,8 @@ def _ensure_bridge(host: Socket, config: _Config) -> Link:
     return found
 
 
-def _make_gateway(host: Socket, bridge: Link, config: _Config, result: Result) -> None:
-    """Give the bridge the gateway's addresses; the result's addresses name them, and default routes lead there."""
+def _make_gateway(host: Socket, link: Link, config: _Config, result: Result) -> None:
+    """Give the link the gateway's addresses; the result's addresses name them, and default routes lead there."""
     wanted: list[Address] = []
     for ip in result.ips:
         family, data, prefix = parse_cidr(ip["address"])
@@ -146,7 +150,7 @@ def _make_gateway(host: Socket, bridge: Link, config: _Config, result: Result) -
         wanted.append((family, parse_ip(ip["gateway"])[1], prefix))
     if config.default_gateway:
         links.add_default_routes(result)
-    have = [a.address for a in route.addresses(host, bridge.index)]
+    have = [a.address for a in route.addresses(host, link.index)]
     for address in wanted:
         if address in have:
             continue
@@ -156,14 +160,14 @@ def _make_gateway(host: Socket, bridge: Link, config: _Config, result: Result) -
             if not config.force_address:
                 raise CNIError(
                     INTERNAL,
-                    f"{config.bridge!r} already has an IP address different from {cidr_text(address)}",
+                    f"{link.name!r} already has an IP address different from {cidr_text(address)}",
                     f"it has {cidr_text(other)}; forceAddress would replace it",
                 )
-            host.request(route.delete_address(bridge.index, other), accept=(99,))
+            host.request(route.delete_address(link.index, other), accept=(99,))
         if address[0] == route.AF_INET6:
-            links.write_sysctl(f"net/ipv6/conf/{config.bridge}/disable_ipv6", "0", missing_ok=True)
+            links.write_sysctl(f"net/ipv6/conf/{link.name}/disable_ipv6", "0", missing_ok=True)
         flags = route.IFA_F_NODAD if address[0] == route.AF_INET6 else 0
-        host.request(route.new_address(bridge.index, address, flags=flags), accept=(EEXIST,))
+        host.request(route.new_address(link.index, address, flags=flags), accept=(EEXIST,))
     links.enable_forwarding(links.families(result))
 
 
@@ -238,7 +242,7 @@ def delete(request: Request) -> None:
     config = _Config(request)
 
     def delete_pair() -> None:
-        if not links.delete_on_host(links.host_name(request)):
+        if not links.delete_on_host(links.host_name(request), request.sockets):
             links.delete_inside(request, "veth")
 
     def unmasquerade() -> None:
@@ -318,6 +322,8 @@ def status(request: Request) -> None:
             raise CNIError(NOT_AVAILABLE, f"{config.bridge!r} already exists but is not a bridge")
         if bridge is not None and not bridge.up:
             raise CNIError(LIMITED_CONNECTIVITY, f"bridge {config.bridge} is down")
+        if bridge is not None:
+            config.port.check_kernel(bridge)
     if config.masquerade and config.masquerade_backend != "iptables":
         _check_nftables(request)
     ipam.forward(request)

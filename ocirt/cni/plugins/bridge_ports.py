@@ -6,11 +6,11 @@ import struct
 
 from ocirt.cni import protocol, table
 from ocirt.cni.plugins import links
-from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, CNIError
+from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, NOT_AVAILABLE, CNIError
 from ocirt.errors import Error
 from ocirt.linux import netlink_nft as nft
 from ocirt.linux import netlink_route as route
-from ocirt.linux.netlink import EEXIST, ENOENT, Message, attribute, nest, u8
+from ocirt.linux.netlink import EEXIST, ENOENT, Message, attribute, nest, u8, u16, u32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
 _SPOOFING = ("checked", "allowed")
 _IFLA_AF_SPEC, _VLAN_INFO, _BR_VLAN_FILTERING = 26, 2, 7
+_DEFAULT_PVID = 39  # IFLA_BR_VLAN_DEFAULT_PVID: kernels without VLANs don't tell it
 _PVID, _UNTAGGED, _RANGE_BEGIN, _RANGE_END = 2, 4, 8, 16
-_SELF_FLAG = 2
+_IFLA_VLAN_ID, _SELF = 1, 2
+_EOPNOTSUPP = 95
+_NO_VLANS = "the kernel's bridges have no VLAN filtering (CONFIG_BRIDGE_VLAN_FILTERING)"
 _VLAN = struct.Struct("=HH")
 
 
@@ -53,19 +56,72 @@ class Port:
         if data:
             host.request(route.set_link(route.Change().port(*data), f"{port.name} (port)", port.index))
         if self.vlan or self.trunk:
-            self._set_vlans(host, bridge, port)
+            self._set_vlans(host, bridge, port, self.trunk)
         if self.spoof_check:
             _check_source(port.name, mac, links.owner(request).comment)
 
-    def _set_vlans(self, host: Socket, bridge: Link, port: Link) -> None:
+    def gateway_link(self, host: Socket, bridge: Link) -> Link:
+        """The interface of the host that has the gateway's addresses: the bridge, or with a VLAN one in that.
+
+        It is `<bridge>.<vlan>`, as the reference plugin names its own, and
+        stays as long as the bridge.
+        """
+        if not self.vlan:
+            return bridge
+        name = f"{bridge.name}.{self.vlan}"
+        if not protocol.valid_ifname(name):
+            raise CNIError(INVALID_CONFIG, f"{name!r} is too long for an interface", "the bridge needs a shorter name")
+        if route.link(host, name) is None:
+            self._make_gateway_link(host, bridge, name)
+            links.write_sysctl(f"net/ipv6/conf/{name}/accept_ra", "0", missing_ok=True)
+        found = route.link(host, name)
+        if found is not None and found.kind == "vlan" and found.peer == bridge.index:
+            host.request(
+                _vlan(route.RTM_SETLINK, bridge, 0, self.vlan, own=True),
+                route.set_link(route.Change().up(), f"{name} (up)", found.index),
+            )
+            return found
+        port = route.link(host, index=found.peer) if found else None
+        if found is None or port is None or port.master not in (0, bridge.index):
+            raise CNIError(INTERNAL, f"{name!r} exists but does not lead into bridge {bridge.name}")
+        host.request(
+            route.set_link(route.Change().master(bridge.index).up(), f"{port.name} (port, up)", port.index),
+            route.set_link(route.Change().up(), f"{name} (up)", found.index),
+        )
+        self._set_vlans(host, bridge, port, [])
+        return found
+
+    def _make_gateway_link(self, host: Socket, bridge: Link, name: str) -> None:
+        """A VLAN interface, or on a kernel without (8021q) the reference plugin's way, a pair with a port in the VLAN.
+
+        What comes through the pair is bridged before it is routed: with
+        bridge-nf-call-iptables it is masqueraded too early, and lost.
+        """
+        change = route.Change().name(name).attribute(u32(route.IFLA_LINK, bridge.index)).up()
+        try:
+            host.request(route.new_link(change.kind("vlan", u16(_IFLA_VLAN_ID, self.vlan)), name), accept=(EEXIST,))
+        except Error as error:
+            if error.errno != _EOPNOTSUPP:
+                raise
+            peer = f"oc{bridge.index:x}v{self.vlan}"
+            change = route.Change().name(name).mtu(bridge.mtu).mac(links.random_mac()).up()
+            other = route.Change().name(peer).mtu(bridge.mtu)
+            host.request(route.veth(change, other, f"{name} (peer {peer})"), accept=(EEXIST,))
+
+    def _set_vlans(self, host: Socket, bridge: Link, port: Link, trunk: list[tuple[int, int]]) -> None:
         filtering = route.Change().kind("bridge", u8(_BR_VLAN_FILTERING, 1))
-        host.request(route.set_link(filtering, f"{bridge.name} (vlan_filtering)", bridge.index))
+        try:
+            host.request(route.set_link(filtering, f"{bridge.name} (vlan_filtering)", bridge.index))
+        except Error as error:
+            if error.errno != _EOPNOTSUPP:
+                raise
+            raise CNIError(NOT_AVAILABLE, _NO_VLANS, "vlan and vlanTrunk need it") from error
         messages: list[Message] = []
         if not self.keep_default:
             messages.append(_vlan(route.RTM_DELLINK, port, 0, 1))
         # a trunk without a native VLAN keeps 1 for what comes untagged
         messages.append(_vlan(route.RTM_SETLINK, port, _PVID | _UNTAGGED, self.vlan or 1))
-        for first, last in self.trunk:
+        for first, last in trunk:
             messages.append(_vlan(route.RTM_SETLINK, port, 0, first, last))
         host.request(*messages, accept=(ENOENT,))
 
@@ -77,6 +133,11 @@ class Port:
         ):
             if on and port.slave.get(kind, b"\0")[:1] != b"\1":
                 raise CNIError(INTERNAL, f"port {port.name} is without {name}")
+
+    def check_kernel(self, bridge: Link) -> None:
+        """CNIError (50) if VLANs are asked for and the kernel has none."""
+        if (self.vlan or self.trunk) and _DEFAULT_PVID not in bridge.data:
+            raise CNIError(NOT_AVAILABLE, _NO_VLANS, "vlan and vlanTrunk need it")
 
     def unset(self, request: Request) -> None:
         """Take back what isn't gone with the port itself."""
@@ -103,7 +164,8 @@ def _range(item: Any, index: int) -> tuple[int, int]:
     )
 
 
-def _vlan(type: int, port: Link, flags: int, first: int, last: int = 0) -> Message:
+def _vlan(type: int, port: Link, flags: int, first: int, last: int = 0, *, own: bool = False) -> Message:
+    """Put a port, or the bridge's `own` end, into VLANs."""
     if last > first:
         infos = [
             attribute(_VLAN_INFO, _VLAN.pack(flags | _RANGE_BEGIN, first)),
@@ -111,7 +173,9 @@ def _vlan(type: int, port: Link, flags: int, first: int, last: int = 0) -> Messa
         ]
     else:
         infos = [attribute(_VLAN_INFO, _VLAN.pack(flags, first))]
-    payload = struct.pack("=BxHiII", route.AF_BRIDGE, 0, port.index, 0, 0) + nest(_IFLA_AF_SPEC, *infos)
+    payload = struct.pack("=BxHiII", route.AF_BRIDGE, 0, port.index, 0, 0) + nest(
+        _IFLA_AF_SPEC, *([u16(0, _SELF)] if own else []), *infos
+    )
     return Message(type, 0, payload, f"RTM_SETLINK {port.name} (VLAN {first})")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ocirt.cni import protocol
+from ocirt.cni import apart, protocol
 from ocirt.cni.address import parse_cidr, parse_ip
 from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, CNIError
 from ocirt.cni.table import Owner
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from ocirt.cni.request import Request
+    from ocirt.cni.request import Request, Sockets
     from ocirt.cni.result import Result
     from ocirt.linux.netlink import Socket
     from ocirt.linux.netlink_route import Link
@@ -177,12 +177,14 @@ def delete_inside(request: Request, kind: str) -> None:
             inside.request(route.delete_link(index=found.index), accept=(ENODEV,))
 
 
-def delete_on_host(name: str) -> bool:
-    """Delete an interface of the host; False if there is none."""
+def delete_on_host(name: str, sockets: Sockets | None = None) -> bool:
+    """Delete an interface of the host; False if there is none. `sockets`: the chain's, closed soon after."""
     with route.open_route() as host:
-        if route.link(host, name) is None:
+        found = route.link(host, name)
+        if found is None:
             return False
-        return host.request(route.delete_link(name), accept=(ENODEV,)) == [0]
+        apart.delete(host, found, sockets.descriptors() if sockets else ())
+        return True
 
 
 def delete_stale(belongs: Any, keep: frozenset[str]) -> None:

@@ -79,9 +79,7 @@ def add(request: Request) -> Result:
         from ocirt.cni import proxies
 
         with request.nft() as nft:
-            taken = ports.holder_of(nft, config.mappings, links.owner(request))
-        if taken is not None:
-            raise taken
+            ports.refuse_taken(nft, config.mappings, links.owner(request))
         proxies.start(links.owner(request), config.mappings, {f: a[1] for f, a in containers.items()})
         return result
     holders.check_free(config.mappings, containers)

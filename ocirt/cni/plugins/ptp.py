@@ -120,7 +120,7 @@ def delete(request: Request) -> None:
     """Take back what the ids alone say, then what the namespace still has."""
 
     def delete_pair() -> None:
-        if not links.delete_on_host(links.host_name(request)):
+        if not links.delete_on_host(links.host_name(request), request.sockets):
             links.delete_inside(request, "veth")
 
     def drop_rules() -> None:

@@ -12,9 +12,9 @@ it begins with. On a hit nothing of the compiler is imported.
 
 from __future__ import annotations
 
+import _struct as struct
 import marshal
-import os
-import struct
+import posix as os
 import sys
 from _blake2 import blake2b
 
@@ -24,6 +24,7 @@ from ocirt.identity.seccomp import BPF_DATA, FAIL_UNKNOWN
 from ocirt.identity.seccomp.filter import Filter
 from ocirt.linux import numbers
 from ocirt.linux import seccomp as kernel
+from ocirt.linux.oslike import makedirs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _open_directory(root: str) -> int:
 def _make_directory(root: str) -> int:
     path = root
     try:
-        os.makedirs(root, 0o700, exist_ok=True)
+        makedirs(root, 0o700)
         for name in _DIRECTORY.split("/"):
             path = f"{path}/{name}"
             try:
