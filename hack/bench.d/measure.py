@@ -20,17 +20,24 @@ class Failed(Exception):
     """A measured command failed."""
 
 
-def run(argv: list[str], *, log: str, check: bool = True) -> tuple[int, Sample]:
+def run(
+    argv: list[str], *, log: str, check: bool = True, cwd: str = "", env: dict[str, str] | None = None
+) -> tuple[int, Sample]:
     """Run a command: (exit status, cpu and wall in seconds); its stderr goes to the file `log`."""
+    before = os.getcwd() if cwd else ""
+    if cwd:
+        os.chdir(cwd)  # posix_spawn(3) has no word for it
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
         (os.POSIX_SPAWN_OPEN, 2, log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
     ]
     start = time.perf_counter()
-    pid = os.posix_spawn(argv[0], argv, ENVIRONMENT, file_actions=actions)
+    pid = os.posix_spawn(argv[0], argv, env or ENVIRONMENT, file_actions=actions)
     _, status, usage = os.wait4(pid, 0)
     wall = time.perf_counter() - start
+    if before:
+        os.chdir(before)
     code = os.waitstatus_to_exitcode(status)
     if code and check:
         with open(log, encoding="utf-8", errors="replace") as file:
