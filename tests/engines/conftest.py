@@ -22,6 +22,8 @@ from tests.engines.space import Machine, Space, left_behind
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONTRIB = ROOT / "contrib"
+#: The shim under test.
+SHIM = Path(os.environ.get("OCIRT_TEST_SHIM") or ROOT / "hack/containerd-shim-ocirt-v1")
 #: In the VM, where everything is slow, only ocirt is driven.
 RUNTIMES = tuple(os.environ.get("OCIRT_TEST_RUNTIMES", "ocirt runc crun").split())
 
@@ -55,11 +57,12 @@ def as_root() -> None:
 
 
 def make_space(name: str, program: str) -> Space:
-    """A space in which /usr/local/bin/ocirt is the runtime under test."""
+    """A space in which /usr/local/bin/ocirt is the runtime under test, with the shim beside it."""
     directory = Path(tempfile.mkdtemp(prefix=f"oct-{name}-", dir="/var/tmp"))
     directory.chmod(0o755)
     space = Machine(directory) if SYSTEMD else Space(directory)
     space.write("/usr/local/bin/ocirt", f'#!/bin/sh\nexec {program} "$@"\n', 0o755)
+    space.write("/usr/local/bin/containerd-shim-ocirt-v1", f'#!/bin/sh\nexec {SHIM} "$@"\n', 0o755)
     return space
 
 

@@ -50,7 +50,13 @@ def test_podman(bare_podman: Space) -> None:
 def test_containerd(containerd: Containerd, image: tuple[Path, Path]) -> None:
     containerd.space("ctr", "images", "import", image[1])
     containerd.space("ctr", "images", "tag", NAME, ALPINE)
-    run(containerd.space, snippet("ctr run"))
+    run(containerd.space, snippet("ctr run --rm --runc-binary"))
+
+
+def test_shim(containerd: Containerd, image: tuple[Path, Path]) -> None:
+    containerd.space("ctr", "images", "import", image[1])
+    containerd.space("ctr", "images", "tag", "--force", NAME, ALPINE)
+    run(containerd.space, snippet("ctr run --rm --runtime"))
 
 
 def test_docker(docker_space: Space) -> None:

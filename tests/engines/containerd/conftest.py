@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import call
-from tests.engines.conftest import ROOT
+from tests.engines.conftest import ROOT, SHIM
 from tests.engines.containerd.calling import Kind
 from tests.engines.containerd.engine import Engine
 from tests.harness.bundle import make_rootfs
@@ -22,19 +22,18 @@ from tests.harness.leftovers import Before
 
 MS_BIND = 0x1000
 V2_CONTROLLERS = ("cpu", "cpuset", "blkio", "memory", "pids", "hugetlb", "rdma", "misc", "dmem")
-LAUNCHER = Path(os.environ.get("OCIRT_TEST_SHIM") or ROOT / "hack/containerd-shim-ocirt-v1")
 GO = Path("/usr/bin/containerd-shim-runc-v2")
 
 
 def chosen() -> list[str]:
-    default = "ocirt,runc" if LAUNCHER.exists() else "runc"
+    default = "ocirt,runc" if SHIM.exists() else "runc"
     return os.environ.get("OCIRT_TEST_SHIMS", default).split(",")
 
 
 def kind_of(name: str) -> Kind:
     """A shim by its name."""
     if name == "ocirt":
-        return Kind(name, LAUNCHER)
+        return Kind(name, SHIM)
     if name == "runc":
         return Kind(name, GO, {"binary_name": "/usr/sbin/runc"})
     assert name == "runc+ocirt", f"OCIRT_TEST_SHIMS: there is no {name}"

@@ -20,7 +20,6 @@ import pytest
 
 from tests.engines import test_containerd as runc
 from tests.engines.conftest import assert_nothing_left, make_space, need
-from tests.engines.containerd.conftest import LAUNCHER
 from tests.engines.grpc import call
 from tests.engines.images import NAME
 from tests.engines.space import Space
@@ -54,8 +53,7 @@ OTHER = os.environ.get("OCIRT_TEST_CONTAINERD", "")
 
 
 def install(space: Space) -> None:
-    """The shim under test where containerd looks for it, and perhaps another containerd."""
-    space.write("/usr/local/bin/containerd-shim-ocirt-v1", f'#!/bin/sh\nexec {LAUNCHER} "$@"\n', 0o755)
+    """Perhaps another containerd than Debian's."""
     for program in ("containerd", "ctr", "containerd-shim-runc-v2") if OTHER else ():
         if (Path(OTHER) / program).exists():
             space.write(f"/usr/local/bin/{program}", f'#!/bin/sh\nexec {OTHER}/{program} "$@"\n', 0o755)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.conftest import assert_nothing_left, make_space, need, remove_cgroup
+from tests.engines.conftest import CONTRIB, assert_nothing_left, make_space, need, remove_cgroup
 from tests.engines.containerd.test_ctr import install
 from tests.engines.grpc import GrpcError, parse
 from tests.engines.images import NAME
@@ -35,13 +35,9 @@ from tests.engines.test_cri import (  # noqa: F401 (some are tests)
 
 HANDLER = "ocirt"
 #: runc is built in only until another runtime is named.
-OURS = """
+RUNC = """
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
   runtime_type = "io.containerd.runc.v2"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.ocirt]
-  runtime_type = "io.containerd.ocirt.v1"
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.ocirt.options]
-    SystemdCgroup = false
 """
 TOTAL, IN_A_POD, AT_A_TIME = 200, 4, 8
 
@@ -51,7 +47,8 @@ def daemon(program: str, image: tuple[Path, Path]) -> Iterator[Containerd]:
     need("containerd", "ctr", "curl")
     space = make_space("pods", program)
     try:
-        space.write("/etc/containerd/config.toml", f'{CONFIG.rstrip()}\n  sandbox_image = "{NAME}"\n{OURS}')
+        ours = (CONTRIB / "containerd/ocirt-shim.toml").read_text()
+        space.write("/etc/containerd/config.toml", f'{CONFIG.rstrip()}\n  sandbox_image = "{NAME}"\n{RUNC}\n{ours}')
         install(space)
         daemon = Containerd(space)
         space("ctr", "--namespace", "k8s.io", "images", "import", image[1])
