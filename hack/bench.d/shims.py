@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -58,6 +59,7 @@ class Shims:
         else:
             print(f"bench: there is no {_GO}: not measured", file=sys.stderr)
         self._number = 0
+        self.cpu = Cpu(bench.prefix)
 
     def pairs(self, way: str = "ocirt") -> list[tuple[str, str]]:
         """Ours compared with each of the others."""
@@ -68,7 +70,7 @@ class Shims:
         self._number += 1
         id = self.bench.id(f"s{self._number}")
         make = bundles.plain if kind == "plain" else lambda *a: bundles.full(*a[:2], self.bench.profile, *a[2:])
-        config = make(self.bench.rootfs, id, *args)
+        config = make(self.bench.rootfs, f"{self.cpu.group}/{id}", *args)
         if group:
             config["annotations"] = {_GROUP: group}
         path = f"{self.directory}/{way}/{id}"
@@ -78,16 +80,26 @@ class Shims:
 
     def life(self, kind: str, way: str, group: str = "") -> Sample:
         """A container's whole life, its steps timed."""
+        id, bundle = self.bundle(kind, way, "/bin/true", group=group)
+        try:
+            return self._life(way, id, bundle, alone=not group)
+        except BaseException:
+            self.callers[way].delete(id, bundle, self.bench.log)
+            raise
+        finally:
+            shutil.rmtree(bundle)
+
+    def _life(self, way: str, id: str, bundle: str, *, alone: bool) -> Sample:
         from shimcalls import Shim
 
         caller, log = self.callers[way], self.bench.log
-        id, bundle = self.bundle(kind, way, "/bin/true", group=group)
         reader = os.open(f"{bundle}/log", os.O_RDWR | os.O_NONBLOCK)  # as containerd keeps it
+        before = self.cpu.used()
         clock = Clock()
-        address, started = caller.start(id, bundle, log)
+        address, _ = caller.start(id, bundle, log)
         clock("start")
         shim = Shim(address)
-        shim("Connect", id=id)
+        pid = shim("Connect", id=id)["shim_pid"]
         clock("connect")
         shim("Create", id=id, bundle=bundle, options=caller.options)
         clock("Create")
@@ -99,16 +111,24 @@ class Shims:
         clock("Delete")
         shim.shutdown(id)
         clock("Shutdown")
-        deleted = caller.delete(id, bundle, log)
+        caller.delete(id, bundle, log)
         clock("delete")
         shim.close()
         os.close(reader)
         sample = {f"{step} wall": clock.steps[step] for step in _STEPS}
         sample["wall"] = sum(clock.steps.values())
-        shutil.rmtree(bundle)
-        if not group:
-            sample["cpu"] = started["cpu"] + deleted["cpu"] + settle()
+        if alone:
+            settle(pid)
+        sample["cpu"] = self.cpu.used() - before
         return sample
+
+    def close(self) -> None:
+        """End spare shims, and take back what `Cpu` has made."""
+        left = spares(self.bench.prefix)
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        settle(*left)
+        self.cpu.close()
 
     def hold(self, way: str, group: str = "") -> Held:
         """A sleeping container, to be let go."""
@@ -157,24 +177,70 @@ class Clock:
         self._last = now
 
 
-def settle() -> float:
-    """Wait for the shims, which are our children once `start` has ended: CPU seconds of them and their children."""
-    total, end = 0.0, time.monotonic() + 10
-    while True:
-        total += reap_rest()
+class Cpu:
+    """CPU time of all that we start, by a cgroup of ours whose children are the containers' (v1 only).
+
+    wait4(2) can't tell: a shim's process may be another shim's fork.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.group = f"/{prefix}-shims"
+        self._directory = f"/sys/fs/cgroup/cpuacct{self.group}"
+        self._before = ""
+        if not os.path.isdir(os.path.dirname(self._directory)):
+            return
+        os.makedirs(self._directory, exist_ok=True)
+        with open("/proc/self/cgroup", encoding="ascii") as file:
+            self._before = next(line.strip().split(":", 2)[2] for line in file if "cpuacct" in line.split(":")[1])
+        self._enter(self._directory)
+
+    @staticmethod
+    def _enter(directory: str) -> None:
+        with open(f"{directory}/cgroup.procs", "w", encoding="ascii") as file:
+            file.write("0")
+
+    def close(self) -> None:
+        """Go back to where we were."""
+        if self._before:
+            self._enter(f"/sys/fs/cgroup/cpuacct{self._before}")
+
+    def used(self) -> float:
+        """Seconds so far; 0 where that can't be had."""
         try:
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return total
+            with open(f"{self._directory}/cpuacct.usage", encoding="ascii") as file:
+                return int(file.read()) / 1e9
+        except FileNotFoundError:
+            return 0.0
+
+
+def settle(*pids: int) -> None:
+    """Wait for shims that were told to end; they are our children, and so is a spare one, which lives."""
+    end = time.monotonic() + 10
+    while True:
+        reap_rest()
+        if not any(alive(pid) for pid in pids):
+            return
         if time.monotonic() > end:
             raise Failed("a shim doesn't end")
         time.sleep(0.001)
 
 
+def alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def _cycle(bench: Bench, kind: str) -> list[Paired]:
     shims = Shims(bench)
     ways: Ways = {name: (lambda name=name: shims.life(kind, name)) for name in shims.callers}  # type: ignore[misc]
-    samples = bench.paired(ways)
+    try:
+        samples = bench.paired(ways)
+    finally:
+        shims.close()
     quantities = ["wall", "cpu", *(f"{step} wall" for step in _STEPS)]
     title = f"a container's life in its shim ({', '.join(_STEPS)}), {kind}"
     return [Paired(f"shim-{kind}", title, samples, shims.pairs(), quantities)]
@@ -203,14 +269,17 @@ def shim_grouped(bench: Bench) -> list[Paired]:
         group = f"{bench.prefix}-pod-{name}"
         held.append(shims.hold(name, group))
         ways[f"{name}, grouped"] = lambda name=name, group=group: shims.life("full", name, group)  # type: ignore[misc]
-    samples = bench.paired(ways)
-    for one in held:
-        one.let_go()
-    settle()
+    try:
+        samples = bench.paired(ways)
+    finally:
+        for one in held:
+            one.let_go()
+        settle(*(one.pid for one in held))
+        shims.close()
     others = [way for way in ways if way != "ocirt, grouped"]
     pairs = [("ocirt, grouped", other) for other in others]
     title = "a container's life in the shim of a pod that lives, full"
-    return [Paired("shim-grouped", title, samples, pairs, ["wall", *(f"{step} wall" for step in _STEPS)])]
+    return [Paired("shim-grouped", title, samples, pairs, ["wall", "cpu", *(f"{step} wall" for step in _STEPS)])]
 
 
 def shim_memory(bench: Bench) -> list[Table]:
@@ -225,11 +294,32 @@ def shim_memory(bench: Bench) -> list[Table]:
             found = [_memory(pid) for pid in pids]
             for one in held:
                 one.let_go()
-            settle()
+            settle(*pids)
             total = [sum(numbers[key] for numbers in found) for key in ("Rss", "Pss", "private", "Private_Dirty")]
             rows.append([name, what, str(len(pids)), *map(str, total)])
+    for pid in spares(bench.prefix):
+        numbers = _memory(pid)
+        rows.append(
+            ["ocirt", "the spare shim", "1", *(str(numbers[k]) for k in ("Rss", "Pss", "private", "Private_Dirty"))]
+        )
+    shims.close()
     head = ["shim", "containers", "processes", "resident", "proportional", "private", "of it written"]
     return [Table("shim-memory", f"idle shims after {_IDLE:.0f} s (full), KiB in all", head, rows)]
+
+
+def spares(prefix: str) -> list[int]:
+    """Pids of what is left of our shims once all containers are gone: those that wait to be the next one."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and alive(int(name)):
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                words = file.read().split(b"\0")
+            if (
+                any(word.endswith(b"containerd-shim-ocirt-v1") for word in words)
+                and f"{prefix}-ocirt".encode() in words
+            ):
+                found.append(int(name))
+    return found
 
 
 def _memory(pid: int) -> dict[str, int]:
