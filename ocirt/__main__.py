@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
         from ocirt.commands import Options
 
         status: int = module.run(Options(values))
-        log.step("end")
+        log.end()
         return status
     except Error as error:
         log.error(str(error))
