@@ -92,12 +92,15 @@ class Request:
     version    config's cniVersion
     network    config's name
     sockets    to the kernel, shared by the plugins of a chain
+    complete   does `previous` tell all that the attachment has? Our client made it by one ADD and kept it; of another
+               runtime there may have been an ADD before, which was killed
     previous   the result of the plugin before (ADD) or of the whole ADD (CHECK, DEL); None without one
     """
 
     __slots__ = (
         "args",
         "command",
+        "complete",
         "config",
         "container",
         "ifname",
@@ -120,8 +123,10 @@ class Request:
         args: str = "",
         path: tuple[str, ...] = DEFAULT_PATH,
         sockets: Sockets | None = None,
+        complete: bool = False,
     ) -> None:
         self.command = command
+        self.complete = complete
         self.sockets = sockets or Sockets()
         self.config = config
         self.container = container
@@ -145,6 +150,7 @@ class Request:
             args=self.args,
             path=self.path,
             sockets=self.sockets,
+            complete=self.complete,
         )
 
     def nft(self) -> Borrowed:

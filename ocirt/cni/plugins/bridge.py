@@ -230,9 +230,13 @@ def _unmasquerade(request: Request, config: _Config, result: Result | None) -> N
         return
     mine = links.owner(request)
     with request.nft() as nft:
-        if result is None or not all(
-            table.drop_address(nft, "outgoing", parse_cidr(ip["address"]), mine)
-            for ip in result.container_ips(request.ifname)
+        if (
+            result is None
+            or not (request.complete or request.command == "ADD")
+            or not all(
+                table.drop_address(nft, "outgoing", parse_cidr(ip["address"]), mine)
+                for ip in result.container_ips(request.ifname)
+            )
         ):
             table.drop_owned(nft, ("outgoing",), lambda comment: comment == mine.comment)
 

@@ -132,7 +132,7 @@ def delete(request: Request) -> None:
     if policy == "open":
         return
     known = request.previous
-    if known is None or not known.interfaces:
+    if known is None or not known.interfaces or not request.complete:
         _drop(request, _mine(request))
         return
     mine = _mine(request)

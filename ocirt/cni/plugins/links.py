@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from ocirt.cni import apart, protocol
 from ocirt.cni.address import parse_cidr, parse_ip
@@ -84,8 +85,25 @@ def enable_forwarding(families: Iterable[int]) -> None:
     for family in families:
         if family == route.AF_INET:
             write_sysctl("net/ipv4/ip_forward", "1")
-        else:
+        elif read_sysctl("net/ipv6/conf/all/forwarding") != "1":
+            _go_on_accepting_routers()
             write_sysctl("net/ipv6/conf/all/forwarding", "1")
+
+
+def _go_on_accepting_routers() -> None:
+    """A host that forwards doesn't listen to routers any more, and would lose its own address and default route.
+
+    accept_ra 2 is: listen all the same. Interfaces that don't listen stay as they are.
+    """
+    directory = "/proc/sys/net/ipv6/conf"
+    for name in os.listdir(directory):
+        if name in ("all", "lo"):
+            continue
+        try:
+            if read_sysctl(f"net/ipv6/conf/{name}/accept_ra") == "1":
+                write_sysctl(f"net/ipv6/conf/{name}/accept_ra", "2")
+        except CNIError:
+            continue  # the interface is gone
 
 
 def families(result: Result) -> set[int]:
@@ -120,6 +138,26 @@ def configure(inside: Socket, index: int, result: Result, interface: int, *, dad
     messages.append(route.set_link(route.Change().up(), "(up)", index))
     messages += [route.new_route(r) for r in _after_others(inside, routes_of(result, index), index)]
     inside.request(*messages)
+    if dad:
+        wait_for_dad(inside, index)
+
+
+_DAD_SECONDS = 5.0
+
+
+def wait_for_dad(inside: Socket, index: int) -> None:
+    """Until the kernel has found the link's IPv6 addresses to be nobody else's; CNIError for one that is."""
+    end = time.monotonic() + _DAD_SECONDS
+    while True:
+        found = [a for a in route.addresses(inside, index) if a.address[0] == route.AF_INET6]
+        for a in found:
+            if a.flags & route.IFA_F_DADFAILED:
+                raise CNIError(INTERNAL, f"another host on the network has the address {route.show(a.address)}")
+        if not any(a.flags & route.IFA_F_TENTATIVE for a in found):
+            return
+        if time.monotonic() > end:
+            raise CNIError(INTERNAL, f"duplicate address detection isn't through after {_DAD_SECONDS:.0f} s")
+        time.sleep(0.02)
 
 
 def _after_others(inside: Socket, routes: list[route.Route], index: int) -> list[route.Route]:

@@ -13,6 +13,7 @@ from ocirt.cni.plugins import links
 from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, NOT_AVAILABLE, UNSUPPORTED_FIELD, VERSIONS, CNIError
 from ocirt.errors import Error, Undo
 from ocirt.linux import netlink_conntrack, netlink_nft
+from ocirt.linux import netlink_route as route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,10 +121,19 @@ def _allow_loopback(result: Result) -> None:
 
 def _forget_udp(request: Request, mappings: list[PortMapping]) -> None:
     """A client that goes on sending keeps its old entry, and with it the old destination."""
-    wanted = [range(m.host, m.host + m.count) for m in mappings if m.protocol == "udp"]
-    if wanted:
-        with request.nft() as nft:
-            netlink_conntrack.forget(nft, netlink_nft.UDP, lambda port: any(port in r for r in wanted))
+    wanted = [m for m in mappings if m.protocol == "udp"]
+    if not wanted:
+        return
+    with route.open_route() as host:
+        local = {a.address[1] for a in route.addresses(host)}
+
+    def is_mapped(address: bytes, port: int) -> bool:
+        # what containers ask others on such a port (53, say) is no business of this one
+        here = address in local or address[:1] == b"\x7f"
+        return here and any(0 <= port - m.host < m.count and m.address in (b"", address) for m in wanted)
+
+    with request.nft() as nft:
+        netlink_conntrack.forget(nft, netlink_nft.UDP, is_mapped)
 
 
 def delete(request: Request) -> None:
@@ -141,7 +151,7 @@ def delete(request: Request) -> None:
         iptables.unmap_ports(request)
     else:
         with request.nft() as nft:
-            ports.remove(nft, config.mappings, owner)
+            ports.remove(nft, config.mappings if request.complete else (), owner)
             for name, on in (("hairpin", config.snat), ("everyone", config.masquerade_all)):
                 if on:
                     _drop(nft, name, request, owner)
@@ -149,7 +159,8 @@ def delete(request: Request) -> None:
 
 
 def _drop(nft: Socket, name: str, request: Request, owner: Owner) -> None:
-    known = list(_containers(request, request.previous).values()) if request.previous else []
+    told = request.previous if request.complete else None
+    known = list(_containers(request, told).values()) if told else []
     dropped = [table.drop_address(nft, name, address, owner) for address in known]
     if not dropped or not all(dropped):
         _dropper(nft, name, owner)()
