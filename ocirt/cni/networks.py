@@ -141,6 +141,8 @@ def _range(subnet: str, gateway: str, ip_range: str) -> dict[str, str]:
         part = parse_cidr(ip_range)
         first, last = bounds(part)
         low, high = bounds(parse_cidr(subnet))
+        if last - first > 2:
+            first, last = first + 1, last - 1  # 10.50.1.0 is an address of 10.50.0.0/16, but nobody expects it
         made["rangeStart"] = ip_text(from_number(max(first, low + 1), len(part[1])))
         made["rangeEnd"] = ip_text(from_number(min(last, high - 1), len(part[1])))
     return made
@@ -178,7 +180,8 @@ def _create(name: str, directory: str, driver: str, keys: dict[str, Any]) -> str
     if any(n.name == name for n in present):
         raise AlreadyExists(f"network {name!r} already exists")
     subnets = [_normal(s) for s in keys.pop("subnets", ())]
-    used = list(_in_use(present))
+    # macvlan's containers are on the wire that its parent is on, in the same subnet as the host
+    used = list(_in_use(present)) if driver != "macvlan" else []
     for subnet in subnets:
         clash = next((u for u in used if overlap(parse_cidr(subnet), u)), None)
         if clash is not None:
