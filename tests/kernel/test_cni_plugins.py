@@ -427,6 +427,7 @@ start 192.0.2.150
 end 192.0.2.160
 interface wire
 lease_file {0}/leases
+auto_time 1
 pidfile {0}/pid
 opt subnet 255.255.255.0
 opt router 192.0.2.2
@@ -468,6 +469,20 @@ def test_an_address_from_a_dhcp_server(lab: Lab, kind: str, monkeypatch: pytest.
         lab.delete(network, "web")
         assert list((lab.directory / "run" / "leases").iterdir()) == []
         lab.delete(network, "web")
+        # What is told and asked for can be chosen.
+        keys = {
+            "type": "dhcp",
+            "priority": 77,
+            "provide": [{"option": "host-name", "value": "box"}, {"option": "60", "fromArg": "CLASS"}],
+            "request": [{"skipDefault": True}, {"option": "routers"}],
+        }
+        result = lab.add(lab.network({**plugin, "ipam": keys}), "web")
+        assert result.dns == {}
+        assert [r.get("metric") for r in inside.ip("route", "show", "default")] == [77]
+        assert eventually(lambda: b"box\0" in (lab.directory / "leases").read_bytes())
+        lab.delete(network, "web")
+        with pytest.raises(Error, match=r"ipam\.provide\[0\]\.option 50"):
+            lab.add(lab.network({**plugin, "ipam": {"type": "dhcp", "provide": [{"option": 50}]}}), "web")
         # Released: the next one may have it. A server that doesn't answer is an error, and nothing stays.
         assert eventually(lambda: lab.left() == NOTHING), lab.left()
         server.terminate()
