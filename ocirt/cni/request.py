@@ -285,13 +285,15 @@ class Attachment:
 
 
 def valid_attachments(request: Request) -> frozenset[tuple[str, str]]:
-    """(container, ifname) of what GC must leave alone; CNIError (7) if the list is missing or malformed.
+    """(container, ifname) of what GC must leave alone; CNIError (7) if the list is malformed.
 
-    Without the list everything would be stale: refusing is the safe reading.
+    Without the list nothing is valid: SPEC.md demands it, but libcni leaves it
+    out when its caller knows of no attachment (`cnitool gc`), and has deleted
+    all that it knows of by then.
     """
     listed = protocol.get(request.config, "cni.dev/valid-attachments")
     if listed is None:
-        listed = protocol.get(request.config, "cni.dev/attachments")
+        listed = protocol.get(request.config, "cni.dev/attachments", [])
     found = protocol.listing(listed)
     if found is None:
         raise CNIError(protocol.INVALID_CONFIG, "cni.dev/valid-attachments must be a list", repr(listed))
