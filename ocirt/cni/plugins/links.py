@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from ocirt.cni import apart, protocol
+from ocirt.cni import apart, protocol, table
 from ocirt.cni.address import parse_cidr, parse_ip
 from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, CNIError
 from ocirt.cni.table import Owner
@@ -15,7 +15,7 @@ from ocirt.linux.netlink import EEXIST, ENODEV, Inside, Message, u32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from ocirt.cni.request import Request, Sockets
@@ -45,6 +45,20 @@ def host_name(request: Request, prefix: str = "veth") -> str:
 
     data = f"{request.network}/{request.container}/{request.ifname}".encode()
     return f"{prefix}{crc32(data):08x}{adler32(data) & 0xFFF:03x}"
+
+
+CHAIN = "must be the name of a chain of iptables: 1 to 28 characters, no spaces"
+
+
+def is_chain(name: str) -> bool:
+    """May a chain of iptables have this name?"""
+    return (
+        name.isascii()
+        and name.isprintable()
+        and 0 < len(name) <= 28
+        and not set(name) & set(" \"'\\")
+        and name[0] != "-"
+    )
 
 
 def random_mac() -> str:
@@ -202,6 +216,51 @@ def add_default_routes(result: Result) -> None:
         default = "::/0" if ":" in ip["address"] else "0.0.0.0/0"
         if not any(parse_cidr(r["dst"])[2] == 0 and (":" in r["dst"]) == (":" in default) for r in result.routes):
             result.routes.append({"dst": default, "gw": ip["gateway"]})
+
+
+def masquerade_backend(request: Request) -> str:
+    """ipMasqBackend, nftables without it."""
+    backend = protocol.string(request.config, "ipMasqBackend") or "nftables"
+    if backend not in ("nftables", "iptables"):
+        raise CNIError(INVALID_CONFIG, f"unknown ipMasqBackend {backend!r}", "must be nftables or iptables")
+    return backend
+
+
+def masquerade(request: Request, result: Result) -> None:
+    """Give what leaves the network of the result's addresses the host's address."""
+    if masquerade_backend(request) == "iptables":
+        from ocirt.cni import iptables
+
+        iptables.masquerade(owner(request), [ip["address"] for ip in result.ips])
+        return
+    with request.nft() as nft:
+        for ip in result.ips:
+            table.add_address(nft, "outgoing", parse_cidr(ip["address"]), owner(request))
+
+
+def unmasquerade(request: Request, result: Result | None) -> None:
+    """Stop it."""
+    mine = owner(request)
+    if masquerade_backend(request) == "iptables":
+        from ocirt.cni import iptables
+
+        iptables.unmasquerade(mine)
+        return
+    known = result.container_ips(request.ifname) if result and request.complete else []
+    with request.nft() as nft:
+        dropped = [table.drop_address(nft, "outgoing", parse_cidr(ip["address"]), mine) for ip in known]
+        if not dropped or not all(dropped):
+            table.drop_owned(nft, ("outgoing",), lambda comment: comment == mine.comment)
+
+
+def collect_masquerading(request: Request, belongs: Callable[[str], bool], keep: frozenset[str]) -> None:
+    """Stop it for attachments of the network that aren't in `keep`."""
+    with request.nft() as nft:
+        table.drop_owned(nft, ("outgoing",), lambda comment: belongs(comment) and comment not in keep)
+    if masquerade_backend(request) == "iptables":
+        from ocirt.cni import iptables
+
+        iptables.collect(belongs, keep)
 
 
 def delete_inside(request: Request, kind: str) -> None:

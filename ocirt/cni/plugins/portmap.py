@@ -34,7 +34,7 @@ _BACKENDS = ("nftables", "proxy", "iptables")
 class _Config:
     """The plugin's keys, checked."""
 
-    __slots__ = ("backend", "mappings", "masquerade_all", "snat")
+    __slots__ = ("backend", "mappings", "mark_bit", "marking", "masquerade_all", "snat")
 
     def __init__(self, request: Request) -> None:
         config = request.config
@@ -43,9 +43,16 @@ class _Config:
             raise CNIError(INVALID_CONFIG, f"backend is {self.backend!r}", f"must be one of {', '.join(_BACKENDS)}")
         self.snat = protocol.truth(config, "snat", True)
         self.masquerade_all = protocol.truth(config, "masqAll")
-        mark = protocol.integer(config, "markMasqBit", 13)
-        if not 0 <= mark <= 31:
-            raise CNIError(INVALID_CONFIG, f"markMasqBit is {mark}", "must be 0 to 31")
+        self.mark_bit = protocol.integer(config, "markMasqBit", 13)
+        if not 0 <= self.mark_bit <= 31:
+            raise CNIError(INVALID_CONFIG, f"markMasqBit is {self.mark_bit}", "must be 0 to 31")
+        self.marking = protocol.string(config, "externalSetMarkChain")
+        if self.marking:
+            if protocol.get(config, "markMasqBit") is not None:
+                raise CNIError(INVALID_CONFIG, "cannot specify externalSetMarkChain and markMasqBit")
+            if not links.is_chain(self.marking):
+                raise CNIError(INVALID_CONFIG, f"externalSetMarkChain is {self.marking!r}", links.CHAIN)
+            self.mark_bit = -1
         if self.backend != "iptables":
             for key in ("conditionsV4", "conditionsV6", "externalSetMarkChain"):
                 value = protocol.get(config, key)
@@ -87,7 +94,15 @@ def add(request: Request) -> Result:
     if config.backend == "iptables":
         from ocirt.cni import iptables
 
-        iptables.map_ports(request, config.mappings, containers, snat=config.snat, everyone=config.masquerade_all)
+        iptables.map_ports(
+            request,
+            config.mappings,
+            containers,
+            snat=config.snat,
+            everyone=config.masquerade_all,
+            marking=config.marking or iptables.marking_chain(config.mark_bit),
+            bit=config.mark_bit,
+        )
     else:
         _map(request, config, containers)
     if config.snat and 2 in containers:
