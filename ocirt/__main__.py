@@ -36,7 +36,21 @@ def launch() -> NoReturn:
 
 
 def console_script() -> NoReturn:
-    """The entry that pip's script calls: starts the interpreter once more, isolated, if it is not.
+    """The entry that pip's script calls."""
+    _isolated("ocirt.__main__:launch")
+    launch()
+
+
+def shim_script() -> NoReturn:
+    """The entry that pip's script of the containerd shim calls."""
+    _isolated("ocirt.shim.main:launch")
+    from ocirt.shim.main import launch as launch_shim
+
+    launch_shim()
+
+
+def _isolated(entry: str) -> None:
+    """Start the interpreter once more, isolated, if it is not.
 
     pip can't write `-I -S` into the script; without it, modules of the current directory and of the environment
     would be imported as root.
@@ -47,8 +61,7 @@ def console_script() -> NoReturn:
         from ocirt.cli.launcher import FLAGS, program
 
         interpreter = os.path.realpath(sys.executable)
-        os.execv(interpreter, [interpreter, FLAGS, "-c", program(), *sys.argv[1:]])
-    launch()
+        os.execv(interpreter, [interpreter, FLAGS, "-c", program(entry=entry), *sys.argv[1:]])
 
 
 def main(argv: list[str]) -> int:
@@ -70,7 +83,7 @@ def main(argv: list[str]) -> int:
         from ocirt.commands import Options
 
         status: int = module.run(Options(values))
-        log.step("end")
+        log.end()
         return status
     except Error as error:
         log.error(str(error))

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import stat
 
-from ocirt import cgroups, criu, lifecycle
+from ocirt import cgroups, criu, lifecycle, namespaces
 from ocirt.bundle import dump_json
 from ocirt.container import CREATED, CREATING, STOPPED, Container
-from ocirt.errors import Error, InvalidConfig, Unsupported, WrongState, doing
+from ocirt.errors import Error, InvalidConfig, NotFound, Unsupported, WrongState, doing
 from ocirt.linux import paths
+from ocirt.process.plan import Plan
+from ocirt.rootfs import devices
 from ocirt.rootfs import options as mount_options
 
 TYPE_CHECKING = False
@@ -83,6 +85,13 @@ def external_mounts(config: Config) -> list[tuple[str, str]]:
     ]
 
 
+def bound_devices(id: str, bundle: str, rootfs: str, config: Config) -> list[str]:
+    """Paths of the devices that are the host's, bound: in a user namespace none can be made."""
+    plan = Plan(id, bundle, rootfs, config)
+    new, joined = namespaces.split(plan.linux)
+    return list(devices.wanted(plan)) if "user" in new or "user" in joined else []
+
+
 def checkpoint(runtime: Runtime, id: str, images: Images) -> None:
     """Save a container; it is deleted unless it is to run on. WrongState, Unsupported, Error."""
     container = Container.load(runtime.root, id, lock=True)
@@ -96,7 +105,10 @@ def checkpoint(runtime: Runtime, id: str, images: Images) -> None:
         _dump(container, images, pre_dump)
     if not pre_dump and not images.given.leave_running:
         container.unlock()
-        lifecycle.delete(runtime, id, force=True)
+        try:
+            lifecycle.delete(runtime, id, force=True)
+        except NotFound:
+            pass  # a `run` in the foreground has seen the end of its process and was faster
 
 
 def _dump(container: Container, images: Images, pre_dump: bool) -> None:
@@ -124,6 +136,9 @@ def _options(container: Container, config: Config, images: Images) -> dict[str, 
     external = [f"mnt[{destination}]:{destination}" for destination, _ in external_mounts(config)]
     external += _external_namespaces(config)
     external += [f"mnt[{path}]:{path}" for path in _masked_files(container.pid, config)]
+    record = container.record
+    bound = bound_devices(container.id, record["bundle"], record["rootfs"], config)
+    external += [f"mnt[{path}]:{path}" for path in bound]
     return {
         **images.options("dump.log"),
         "pid": container.pid,

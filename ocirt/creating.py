@@ -122,12 +122,14 @@ def _make(runtime: Runtime, container: Container, plan: Plan, cgroup: Cgroup, op
     step("make the cgroup")
     descriptor = cgroup.prepare()
     undo.add("remove the cgroup", cgroup.remove)
+    foreseen = container.record["cgroup"]
     container.record["cgroup"] = cgroup.record()
     container.record["freezer"] = freezer_file(cgroup)
     plan.cgroups = cgroup.mounts()
     if options.networking:
         options.networking.prepare(container)
-    container.save()
+    if options.networking or container.record["cgroup"] != foreseen:
+        container.save()
     if container.record.get("mounts"):
         mounts = container.record["mounts"]
         undo.add("unmount what was mounted on the host", lambda: rootfs.unmount_host(plan.rootfs, mounts))

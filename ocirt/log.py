@@ -104,8 +104,14 @@ def in_init() -> None:
         _target.timeline.in_init()
 
 
-def end_timeline() -> None:
+def end() -> None:
     """The command's last step has ended."""
+    if _target.timeline is not None:
+        _target.timeline.end()
+
+
+def end_profile() -> None:
+    """Nothing is written to the trace any more."""
     if _target.timeline is not None:
         _target.timeline.close(last=True)
 

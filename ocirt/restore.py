@@ -11,7 +11,15 @@ import os
 
 from ocirt import announcing, cgroups, console, criu, hooks, namespaces
 from ocirt.bundle import dump_json, load, parse_json
-from ocirt.checkpoint import DESCRIPTORS, EXTERNAL, Images, config_file, external_mounts, with_log
+from ocirt.checkpoint import (
+    DESCRIPTORS,
+    EXTERNAL,
+    Images,
+    bound_devices,
+    config_file,
+    external_mounts,
+    with_log,
+)
 from ocirt.container import CONFIG, Container, end_process
 from ocirt.creating import Options, freezer_file, new_record
 from ocirt.errors import Error, InvalidConfig, Undo, Unsupported, doing
@@ -26,7 +34,7 @@ if TYPE_CHECKING:
     from ocirt.bundle import Bundle
     from ocirt.cgroups.base import Cgroup
     from ocirt.lifecycle import Runtime
-    from ocirt.spec import Config
+    from ocirt.spec import Config, IDMapping
 
 _MNT_DETACH = 2
 
@@ -128,6 +136,7 @@ class _Restoration:
         os.mkdir(root, 0o700)
         mount.mount(os.fsencode(self.bundle.rootfs), os.fsencode(root), None, mount.MS_BIND | mount.MS_REC, None)
         try:
+            _let_in(images.path, self.config)
             _make_mountpoints(root, self.config)
             for directory in (images.path, images.work):
                 opened.append(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
@@ -152,6 +161,8 @@ class _Restoration:
         external = [f"mnt[{key}]:{source}" for key, source in self._sources()]
         masked = (self.config.get("linux") or {}).get("maskedPaths") or ()
         external += [f"mnt[{path}]:/dev/null" for path in masked]
+        bound = bound_devices(self.container.id, self.bundle.path, self.bundle.rootfs, self.config)
+        external += [f"mnt[{path}]:{path}" for path in bound]
         return {
             **self.images.options("restore.log"),
             "root": root,
@@ -229,6 +240,26 @@ class _Restoration:
             return
         fds.send(socket, b"/dev/ptmx", (master,))
         socket.close()
+
+
+def _let_in(directory: str, config: Config) -> None:
+    """Give the images to root of the container's user namespace: CRIU reads them when it is in there already."""
+    linux = config.get("linux") or {}
+    owner, group = _root_of(linux.get("uidMappings")), _root_of(linux.get("gidMappings"))
+    seen: set[str] = set()
+    while owner and os.path.isdir(directory) and directory not in seen:
+        seen.add(directory)
+        os.chown(directory, owner, group)
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.is_file(follow_symlinks=False):
+                    os.chown(entry.path, owner, group, follow_symlinks=False)
+        directory = os.path.realpath(f"{directory}/parent")  # of a pre-dump
+
+
+def _root_of(mappings: list[IDMapping] | None) -> int:
+    """What the container's id 0 is on the host."""
+    return next((entry["hostID"] for entry in mappings or () if entry["containerID"] == 0), 0)
 
 
 def _make_mountpoints(root: str, config: Config) -> None:

@@ -27,7 +27,7 @@ class Timeline:
     started, by the CPU time that it has taken so far.
     """
 
-    __slots__ = ("_began", "_fd", "_loaded", "_pid", "_quote", "_say", "_text", "_who", "_zero")
+    __slots__ = ("_alone", "_began", "_fd", "_loaded", "_pid", "_quote", "_say", "_text", "_who", "_zero")
 
     def __init__(self, say: Callable[[str], None] | None, quote: Callable[[str], str]) -> None:
         self._say = say
@@ -36,9 +36,9 @@ class Timeline:
         self._pid = posix.getpid()
         self._who = _RUNTIME
         self._zero = time.time_ns() - time.process_time_ns()
-        self._began, self._text = self._zero, ""
-        self.step("read the command line")
-        self._loaded = self._began
+        self._loaded = self._began = time.time_ns()
+        self._text = "read the command line"
+        self._alone = True
 
     @property
     def descriptor(self) -> int:
@@ -48,10 +48,22 @@ class Timeline:
     def step(self, text: str) -> None:
         """The next step begins."""
         now = time.time_ns()
+        if self._alone:
+            # told now: a command without steps has no timeline
+            self._alone = False
+            self._tell(self._began, self._text)
         self._event(self._text, self._began, now)
         self._began, self._text = now, text
+        self._tell(now, text)
+
+    def end(self) -> None:
+        """The command has ended: the last line of the log, if there was any."""
+        if not self._alone:
+            self.step("end")
+
+    def _tell(self, when: int, text: str) -> None:
         if self._say and text:
-            self._say(f"{(now - self._zero) // 1000:>7} µs  {_NAMES[self._who]}: {text}")
+            self._say(f"{(when - self._zero) // 1000:>7} µs  {_NAMES[self._who]}: {text}")
 
     def in_init(self) -> None:
         """This process is init from here on; the step that has begun is the runtime's."""

@@ -107,12 +107,14 @@ class Caller:
     options  an Any for Create, {} for none
     """
 
-    def __init__(self, binary: str, namespace: str, directory: str, options: dict[str, Any]) -> None:
+    def __init__(self, binary: str, namespace: str, directory: str, options: dict[str, Any], spare: int = 0) -> None:
+        """`spare`: seconds that a spare shim waits."""
         self.binary = binary
         self.namespace = namespace
         self.options = options
         self._grpc = f"{directory}/containerd.sock"
         self._env = {**ENVIRONMENT, "TTRPC_ADDRESS": f"{directory}/events.sock", "GOMAXPROCS": "2"}
+        self._env["OCIRT_SHIM_SPARE"] = str(spare)
 
     def _argv(self, id: str, *rest: str) -> list[str]:
         given = ["-namespace", self.namespace, "-address", self._grpc, "-publish-binary", "/usr/bin/containerd"]

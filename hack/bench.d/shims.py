@@ -21,6 +21,8 @@ _GO = "/usr/bin/containerd-shim-runc-v2"
 _GROUP = "io.kubernetes.cri.sandbox-id"
 _STEPS = ("start", "connect", "Create", "Start", "Wait", "Delete", "Shutdown", "delete")
 _TEN = 10
+#: ocirt's shim where no spare one is kept: each begins with an interpreter's start and its imports.
+_COLD = "ocirt, cold"
 #: Seconds after which a shim is idle.
 _IDLE = 2.0
 _IMAGE = "localhost/box:1"
@@ -38,7 +40,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 class Shims:
     """The shims that are compared, and their containers.
 
-    names  ocirt, and runc.v2 with each peer
+    names  ocirt, as it is; ocirt without a spare shim ("cold"); runc.v2 with each peer
     """
 
     def __init__(self, bench: Bench) -> None:
@@ -50,7 +52,10 @@ class Shims:
         if not os.path.exists(f"{self.directory}/events.sock"):
             Events(f"{self.directory}/events.sock")
         ours = os.path.join(os.path.dirname(bench.runtimes["ocirt"]), "containerd-shim-ocirt-v1")
-        self.callers = {"ocirt": Caller(ours, f"{bench.prefix}-ocirt", self.directory, {})}
+        self.callers = {
+            "ocirt": Caller(ours, f"{bench.prefix}-ocirt", self.directory, {}, spare=3600),
+            _COLD: Caller(ours, f"{bench.prefix}-cold", self.directory, {}),
+        }
         if os.access(_GO, os.X_OK):
             for name, path in bench.runtimes.items():
                 if name != "ocirt":
@@ -63,7 +68,7 @@ class Shims:
 
     def pairs(self, way: str = "ocirt") -> list[tuple[str, str]]:
         """Ours compared with each of the others."""
-        return [(way, name) for name in self.callers if name != "ocirt"]
+        return [(way, name) for name in self.callers if not name.startswith("ocirt")]
 
     def bundle(self, kind: str, way: str, *args: str, group: str = "") -> tuple[str, str]:
         """(id, bundle) of a new container."""
@@ -99,7 +104,7 @@ class Shims:
         address, _ = caller.start(id, bundle, log)
         clock("start")
         shim = Shim(address)
-        pid = shim("Connect", id=id)["shim_pid"]
+        shim("Connect", id=id)
         clock("connect")
         shim("Create", id=id, bundle=bundle, options=caller.options)
         clock("Create")
@@ -118,17 +123,9 @@ class Shims:
         sample = {f"{step} wall": clock.steps[step] for step in _STEPS}
         sample["wall"] = sum(clock.steps.values())
         if alone:
-            settle(pid)
+            settle()
         sample["cpu"] = self.cpu.used() - before
         return sample
-
-    def close(self) -> None:
-        """End spare shims, and take back what `Cpu` has made."""
-        left = spares(self.bench.prefix)
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
-        settle(*left)
-        self.cpu.close()
 
     def hold(self, way: str, group: str = "") -> Held:
         """A sleeping container, to be let go."""
@@ -178,9 +175,9 @@ class Clock:
 
 
 class Cpu:
-    """CPU time of all that we start, by a cgroup of ours whose children are the containers' (v1 only).
+    """CPU time of all that we start, by a cgroup of ours in which the containers' are (v1 only).
 
-    wait4(2) can't tell: a shim's process may be another shim's fork.
+    wait4(2) can't tell: a shim may be another one's fork.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -213,25 +210,49 @@ class Cpu:
             return 0.0
 
 
-def settle(*pids: int) -> None:
-    """Wait for shims that were told to end; they are our children, and so is a spare one, which lives."""
+def settle() -> None:
+    """Wait for the shims that were told to end, which are our children once `start` has ended.
+
+    The spare shim stays, and those that it has forked are its children.
+    """
     end = time.monotonic() + 10
     while True:
         reap_rest()
-        if not any(alive(pid) for pid in pids):
+        spares = _spares()
+        if _children(os.getpid()) <= spares and not any(_children(spare) for spare in spares):
             return
         if time.monotonic() > end:
             raise Failed("a shim doesn't end")
         time.sleep(0.001)
 
 
-def alive(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
+def _children(pid: int) -> set[int]:
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            return {int(word) for word in file.read().split()}
+    except FileNotFoundError:
+        return set()
+
+
+def _spares(*parents: int) -> set[int]:
+    """The spare shims among the children of processes; by default among ours."""
+    found: set[int] = set()
+    for pid in set().union(*map(_children, parents or (os.getpid(),))):
+        try:
+            with open(f"/proc/{pid}/comm", encoding="ascii") as file:
+                if file.read() == "ocirt-spare\n":
+                    found.add(pid)
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def end_spares() -> None:
+    """End the spare shims: they would wait for more."""
+    for pid in _spares():
+        os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)
+    settle()
 
 
 def _cycle(bench: Bench, kind: str) -> list[Paired]:
@@ -240,10 +261,14 @@ def _cycle(bench: Bench, kind: str) -> list[Paired]:
     try:
         samples = bench.paired(ways)
     finally:
-        shims.close()
+        end_spares()
+        shims.cpu.close()
     quantities = ["wall", "cpu", *(f"{step} wall" for step in _STEPS)]
-    title = f"a container's life in its shim ({', '.join(_STEPS)}), {kind}"
-    return [Paired(f"shim-{kind}", title, samples, shims.pairs(), quantities)]
+    title = f"a container's life in its shim ({', '.join(_STEPS)}), {kind}; CPU of all processes"
+    return [
+        Paired(name, title, samples, shims.pairs(way), quantities)
+        for name, way in ((f"shim-{kind}", "ocirt"), (f"shim-{kind}-cold", _COLD))
+    ]
 
 
 def shim_plain(bench: Bench) -> list[Paired]:
@@ -262,10 +287,12 @@ def shim_grouped(bench: Bench) -> list[Paired]:
     ways: Ways = {
         name: (lambda name=name: shims.life("full", name, f"{bench.prefix}-alone"))  # type: ignore[misc]
         for name in shims.callers
-        if name != "ocirt"
+        if not name.startswith("ocirt")
     }
     held = []
     for name in shims.callers:
+        if name == _COLD:
+            continue
         group = f"{bench.prefix}-pod-{name}"
         held.append(shims.hold(name, group))
         ways[f"{name}, grouped"] = lambda name=name, group=group: shims.life("full", name, group)  # type: ignore[misc]
@@ -274,8 +301,9 @@ def shim_grouped(bench: Bench) -> list[Paired]:
     finally:
         for one in held:
             one.let_go()
-        settle(*(one.pid for one in held))
-        shims.close()
+        settle()
+        end_spares()
+        shims.cpu.close()
     others = [way for way in ways if way != "ocirt, grouped"]
     pairs = [("ocirt, grouped", other) for other in others]
     title = "a container's life in the shim of a pod that lives, full"
@@ -291,35 +319,18 @@ def shim_memory(bench: Bench) -> list[Table]:
             held = [shims.hold(name, f"{bench.prefix}-memory" if grouped else "") for _ in range(count)]
             time.sleep(_IDLE)
             pids = {one.pid for one in held}
-            found = [_memory(pid) for pid in pids]
+            spares = _spares(os.getpid(), *pids)
+            for also, counted in (("", pids), (" and the spare one", pids | spares))[: 2 if spares else 1]:
+                found = [_memory(pid) for pid in counted]
+                total = [sum(numbers[key] for numbers in found) for key in ("Rss", "Pss", "private", "Private_Dirty")]
+                rows.append([name, what + also, str(len(counted)), *map(str, total)])
             for one in held:
                 one.let_go()
-            settle(*pids)
-            total = [sum(numbers[key] for numbers in found) for key in ("Rss", "Pss", "private", "Private_Dirty")]
-            rows.append([name, what, str(len(pids)), *map(str, total)])
-    for pid in spares(bench.prefix):
-        numbers = _memory(pid)
-        rows.append(
-            ["ocirt", "the spare shim", "1", *(str(numbers[k]) for k in ("Rss", "Pss", "private", "Private_Dirty"))]
-        )
-    shims.close()
+            settle()
+            end_spares()
+    shims.cpu.close()
     head = ["shim", "containers", "processes", "resident", "proportional", "private", "of it written"]
     return [Table("shim-memory", f"idle shims after {_IDLE:.0f} s (full), KiB in all", head, rows)]
-
-
-def spares(prefix: str) -> list[int]:
-    """Pids of what is left of our shims once all containers are gone: those that wait to be the next one."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit() and alive(int(name)):
-            with open(f"/proc/{name}/cmdline", "rb") as file:
-                words = file.read().split(b"\0")
-            if (
-                any(word.endswith(b"containerd-shim-ocirt-v1") for word in words)
-                and f"{prefix}-ocirt".encode() in words
-            ):
-                found.append(int(name))
-    return found
 
 
 def _memory(pid: int) -> dict[str, int]:
@@ -422,6 +433,7 @@ def settle_all() -> None:
     while time.monotonic() < end:
         reap_rest()
         time.sleep(0.05)
+    end_spares()
 
 
 def ctr_run(bench: Bench) -> list[Paired]:

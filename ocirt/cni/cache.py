@@ -108,10 +108,16 @@ def save(directory: str, network: config.NetworkList, attachment: Attachment, re
         fd = os.open(temporary, flags, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)  # so that remove_torn knows that somebody is at it
-        os.write(fd, dump_json(data))
+        write_all(fd, dump_json(data))
         os.rename(temporary, path)
     finally:
         os.close(fd)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of it: a disk that becomes full takes a part first, and says so the second time only."""
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 def _temporary(path: str) -> str:

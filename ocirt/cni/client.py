@@ -190,6 +190,7 @@ class Client:
             args=attachment.args_text,
             path=self.path,
             sockets=self._sockets,
+            complete=previous is not None,
         )
         return invoke.invoke(request)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ocirt.cni import cache, names, networks
+from ocirt.cni import cache, names, networks, resolvers
 from ocirt.cni.attach import default_client
 from ocirt.cni.config import CONFIG_DIRECTORY
 from ocirt.cni.request import join_errors
@@ -37,5 +37,7 @@ def collect(only: Iterable[str] = (), directory: str = CONFIG_DIRECTORY) -> list
             done.append(network.name)
         except Error as error:
             errors.append(error)
+    attached = {entry.attachment.container for entry in cache.entries(client.directory)}
+    resolvers.collect(lambda container: container not in attached)
     join_errors(errors)
     return done

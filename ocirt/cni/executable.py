@@ -68,6 +68,10 @@ def main(called: str, environment: Mapping[str, str]) -> int:
         _print(protocol.error_object(error, version))
     except OSError as error:
         _print(protocol.error_object(CNIError(protocol.IO_FAILURE, str(error)), version))
+    except Exception as error:
+        # a mistake of ours, or a value of a kind that nobody thought of: whoever called reads objects only
+        what = CNIError(protocol.INTERNAL, f"{type}: {error.__class__.__name__}", str(error))
+        _print(protocol.error_object(what, version))
     return 1
 
 

@@ -86,6 +86,7 @@ def program_on(kind: str, port: int) -> str:
 def _inodes(kind: str, port: int) -> set[str]:
     state = _LISTEN if kind == "tcp" else _UNCONNECTED
     found: set[str] = set()
+    others: set[str] = set()  # connections that have the port on this side
     for suffix in ("", "6"):
         try:
             with open(f"/proc/thread-self/net/{kind}{suffix}", encoding="ascii") as file:
@@ -94,9 +95,9 @@ def _inodes(kind: str, port: int) -> set[str]:
             continue
         for line in lines:
             words = line.split()
-            if int(words[1].rpartition(":")[2], 16) == port and words[3] == state:
-                found.add(words[9])
-    return found
+            if int(words[1].rpartition(":")[2], 16) == port:
+                (found if words[3] == state else others).add(words[9])
+    return found or others
 
 
 def _pids() -> list[str]:

@@ -31,12 +31,13 @@ _LOOPBACK, _MULTICAST = {2: "127.0.0.0/8"}, {2: "224.0.0.0/4", 10: "ff00::/8"}
 _DNAT, _MASQ, _SETMARK, _FORWARD = "CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-MASQ", "CNI-HOSTPORT-SETMARK", "CNI-FORWARD"
 _PREFIX = "ocirt:"
 
-#: (table, chain, rule that enters it, at the front of its chain) of what all containers share.
-_SHARED = (
-    ("nat", _DNAT, ("PREROUTING", "-m addrtype --dst-type LOCAL"), False),
-    ("nat", _DNAT, ("OUTPUT", "-m addrtype --dst-type LOCAL"), False),
-    ("nat", _MASQ, ("POSTROUTING", '-m comment --comment "CNI portfwd requiring masquerade"'), True),
+#: (chain, from where, rule that enters it, at the front?) of what all containers share.
+_PARENTS = (
+    (_DNAT, "PREROUTING", "-m addrtype --dst-type LOCAL", False),
+    (_DNAT, "OUTPUT", "-m addrtype --dst-type LOCAL", False),
+    (_MASQ, "POSTROUTING", '-m comment --comment "CNI portfwd requiring masquerade"', True),
 )
+_USUAL_BIT = 13
 
 
 def _find(name: str) -> str:
@@ -161,24 +162,32 @@ def unmasquerade(owner: Owner) -> None:
 # --- ports ----------------------------------------------------------------------------------------------------
 
 
-def _ensure_shared(family: int) -> None:
-    """The chains that all containers share, and the rules that lead there."""
+def _ensure_shared(family: int, marking: str, bit: int) -> None:
+    """The chains that all containers share, and the rules that lead there.
+
+    marking  the chain that marks what shall be masqueraded; another program's if bit is negative
+    """
     have = _listed(family, "nat")
     lines: list[str] = []
-    for chain in (_DNAT, _MASQ, _SETMARK):
-        if f"-N {chain}" not in have:
+    rules: list[str] = []
+    parents = [p for p in _PARENTS if bit >= 0 or p[0] == _DNAT]
+    if bit >= 0:
+        mark = f"{1 << bit:#x}/{1 << bit:#x}"
+        rules = [f"-A {marking} -j MARK --set-xmark {mark}", f"-A {_MASQ} -m mark --mark {mark} -j MASQUERADE"]
+    for chain in dict.fromkeys([*(p[0] for p in parents), marking]):
+        if f"-N {chain}" not in have and (bit >= 0 or chain != marking):
             lines.append(f":{chain} - [0:0]")
-    mark = "0x2000"
-    wanted = [(f"-A {_SETMARK} -j MARK --set-xmark {mark}/{mark}", True)]
-    wanted.append((f"-A {_MASQ} -m mark --mark {mark}/{mark} -j MASQUERADE", True))
-    for line, _ in wanted:
-        if not any(h.startswith(line.split(" -")[0] + " ") for h in have):
-            lines.append(line)
-    for _, chain, (parent, match), first in _SHARED:
+    lines += [rule for rule in rules if rule not in have]
+    for chain, parent, match, first in parents:
         if not any(h.startswith(f"-A {parent} ") and h.endswith(f"-j {chain}") for h in have):
             lines.append(f"{f'-I {parent} 1' if first else f'-A {parent}'} {match} -j {chain}")
     if lines:
         _restore(family, {"nat": lines})
+
+
+def marking_chain(bit: int) -> str:
+    """The chain that marks with this bit: the reference plugin's for its own, 13."""
+    return _SETMARK if bit == _USUAL_BIT else f"OCIRT-SETMARK-{bit}"
 
 
 def _conditions(request: Request, family: int) -> list[str]:
@@ -197,8 +206,13 @@ def map_ports(
     *,
     snat: bool,
     everyone: bool,
+    marking: str,
+    bit: int,
 ) -> None:
-    """Rules for each mapping to the container's address of each family; CNIError names the holder of a taken port."""
+    """Rules for each mapping to the container's address of each family; CNIError names the holder of a taken port.
+
+    What needs it is masqueraded by the chain `marking`; see `_ensure_shared`.
+    """
     from ocirt.cni.ports import for_family
 
     owner = links.owner(request)
@@ -207,10 +221,11 @@ def map_ports(
             chosen = for_family(mappings, family)
             if not chosen:
                 continue
-            _ensure_shared(family)
+            _ensure_shared(family, marking, bit)
             _refuse_taken(family, chosen, owner)
             conditions = " ".join(_conditions(request, family))
-            lines = [line for m in chosen for line in _rules(family, m, address, owner, snat, everyone, conditions)]
+            who = "everyone" if everyone else "network" if snat else ""
+            lines = [x for m in chosen for x in _rules(family, m, address, owner, (marking, who), conditions)]
             _restore(family, {"nat": lines})
     except BaseException:
         unmap_ports(request)
@@ -227,19 +242,20 @@ def _match(mapping: PortMapping) -> str:
 
 
 def _rules(
-    family: int, mapping: PortMapping, address: Address, owner: Owner, snat: bool, everyone: bool, conditions: str
+    family: int, mapping: PortMapping, address: Address, owner: Owner, masquerading: tuple[str, str], conditions: str
 ) -> list[str]:
     from ocirt.cni.address import ip_text
 
     comment = _quoted(owner)
     match = f"-A {_DNAT} {_match(mapping)}"
     lines: list[str] = []
-    if everyone:
-        lines.append(f"{match} {comment} -j {_SETMARK}")
-    elif snat:
-        lines.append(f"{match} -s {cidr_text(network_of(address))} {comment} -j {_SETMARK}")
+    marking, who = masquerading
+    if who == "everyone":
+        lines.append(f"{match} {comment} -j {marking}")
+    elif who:
+        lines.append(f"{match} -s {cidr_text(network_of(address))} {comment} -j {marking}")
         if family in _LOOPBACK:
-            lines.append(f"{match} -s {_LOOPBACK[family]} {comment} -j {_SETMARK}")
+            lines.append(f"{match} -s {_LOOPBACK[family]} {comment} -j {marking}")
     target = ip_text(address[1])
     to = f"[{target}]" if family == 10 else target
     if mapping.is_range or mapping.count == 1:
@@ -294,13 +310,20 @@ def check_ports(request: Request) -> None:
 # --- the firewall ---------------------------------------------------------------------------------------------
 
 
-def accept(owner: Owner, addresses: Iterable[str]) -> None:
-    """Accept what the container sends and what answers it, before the host's own rules of FORWARD."""
+def accept(owner: Owner, addresses: Iterable[str], admin: str) -> None:
+    """Accept what the container sends and what answers it, before the host's own rules of FORWARD.
+
+    `admin` is a chain that is asked before, for rules of whoever runs the host.
+    """
     for family, found in _by_family(addresses).items():
         have = _listed(family, "filter")
         lines = [] if f"-N {_FORWARD}" in have else [f":{_FORWARD} - [0:0]"]
         if not any(h.startswith("-A FORWARD ") and h.endswith(f"-j {_FORWARD}") for h in have):
             lines.append(f'-I FORWARD 1 -m comment --comment "CNI firewall plugin rules" -j {_FORWARD}')
+        if f"-N {admin}" not in have:
+            lines.append(f":{admin} - [0:0]")
+        if not any(h.startswith(f"-A {_FORWARD} ") and h.endswith(f"-j {admin}") for h in have):
+            lines.append(f'-I {_FORWARD} 1 -m comment --comment "CNI firewall plugin rules" -j {admin}')
         for address in found:
             ip, comment = _host(address), _quoted(owner)
             lines.append(f"-A {_FORWARD} -d {ip} -m conntrack --ctstate RELATED,ESTABLISHED,DNAT {comment} -j ACCEPT")

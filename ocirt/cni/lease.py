@@ -13,6 +13,7 @@ import signal
 import sys
 
 from pyroute2.dhcp.client import AsyncDHCPClient, ClientConfig
+from pyroute2.dhcp.enums.dhcp import Option
 from pyroute2.dhcp.fsm import State
 from pyroute2.dhcp.leases import Lease, MissingOptionError
 
@@ -71,7 +72,8 @@ async def _keep(data: dict[str, Any]) -> int:
         lease_type=Recorded,
         client_id=data["client_id"].encode(),
         host_name=data["host_name"] or None,
-        vendor_id="ocirt",
+        vendor_id=data["vendor_id"],
+        requested_parameters=[Option(number) for number in data["requested"]],
         handle_signals=False,
     )
     async with AsyncDHCPClient(config) as client:

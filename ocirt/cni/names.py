@@ -27,8 +27,8 @@ def publish(network: str, container: str, ifname: str, names: Iterable[str], add
     os.makedirs(path, 0o755, exist_ok=True)
     temporary = f"{path}/.{container}-{ifname}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    os.write(fd, dump_json({"names": list(names), "addresses": [a.partition("/")[0] for a in addresses]}))
-    os.close(fd)
+    with open(fd, "wb", buffering=0) as file:
+        file.write(dump_json({"names": list(names), "addresses": [a.partition("/")[0] for a in addresses]}))
     os.rename(temporary, f"{path}/{container}-{ifname}")
 
 

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 
 from ocirt.cni import config, protocol
-from ocirt.cni.address import cidr_text, from_number, ip_text, network_of, number, overlap, parse_cidr, parse_ip
+from ocirt.cni.address import (
+    cidr_text,
+    contains,
+    from_number,
+    ip_text,
+    network_of,
+    number,
+    overlap,
+    parse_cidr,
+    parse_ip,
+)
 from ocirt.cni.protocol import INVALID_CONFIG, CNIError
 from ocirt.errors import AlreadyExists, Error, NotFound, WrongState
 from ocirt.jsontext import dump_json
@@ -130,6 +141,8 @@ def _range(subnet: str, gateway: str, ip_range: str) -> dict[str, str]:
         part = parse_cidr(ip_range)
         first, last = bounds(part)
         low, high = bounds(parse_cidr(subnet))
+        if last - first > 2:
+            first, last = first + 1, last - 1  # 10.50.1.0 is an address of 10.50.0.0/16, but nobody expects it
         made["rangeStart"] = ip_text(from_number(max(first, low + 1), len(part[1])))
         made["rangeEnd"] = ip_text(from_number(min(last, high - 1), len(part[1])))
     return made
@@ -153,24 +166,36 @@ def create(name: str, directory: str = config.CONFIG_DIRECTORY, **keys: Any) -> 
     driver = keys.get("driver", "bridge")
     if driver not in _DRIVERS:
         raise CNIError(INVALID_CONFIG, f"unknown driver {driver!r}", f"must be one of {', '.join(_DRIVERS)}")
+    os.makedirs(directory, 0o755, exist_ok=True)
+    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two at once must not choose one subnet
+        return _create(name, directory, driver, keys)
+    finally:
+        os.close(lock)
+
+
+def _create(name: str, directory: str, driver: str, keys: dict[str, Any]) -> str:
     present = find_all(directory)
     if any(n.name == name for n in present):
         raise AlreadyExists(f"network {name!r} already exists")
     subnets = [_normal(s) for s in keys.pop("subnets", ())]
-    used = list(_in_use(present))
+    # macvlan's containers are on the wire that its parent is on, in the same subnet as the host
+    used = list(_in_use(present)) if driver != "macvlan" else []
     for subnet in subnets:
         clash = next((u for u in used if overlap(parse_cidr(subnet), u)), None)
         if clash is not None:
             raise CNIError(INVALID_CONFIG, f"subnet {subnet} overlaps with {cidr_text(clash)}, which is in use")
     if not subnets and driver != "macvlan":
         subnets = [_free(used)]
-    if keys.get("gateway"):
-        parse_ip(keys["gateway"])
-    content = describe(name, subnets=subnets, **keys)
-    data = dump_json(content)
-    config.parse(data, "the new network")
+    try:
+        if keys.get("gateway"):
+            parse_ip(keys["gateway"])
+        content = describe(name, subnets=subnets, **keys)
+    except ValueError as error:
+        raise CNIError(INVALID_CONFIG, "invalid gateway or IP range", str(error)) from error
+    _check(content)
     path = f"{directory}/{name}.conflist"
-    os.makedirs(directory, 0o755, exist_ok=True)
     temporary = f"{path}.new"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     with open(fd, "w", encoding="utf-8") as file:
@@ -179,6 +204,26 @@ def create(name: str, directory: str = config.CONFIG_DIRECTORY, **keys: Any) -> 
         file.write(json.dumps(content, indent=2) + "\n")
     os.rename(temporary, path)
     return path
+
+
+def _check(content: dict[str, Any]) -> None:
+    """CNIError for what the plugins would refuse at every ADD."""
+    from ocirt.cni.plugins import ranges
+
+    network = config.parse(dump_json(content), "the new network")
+    mtu = protocol.integer(network.plugins[0], "mtu")
+    if mtu < 0 or mtu > 65535:
+        raise CNIError(INVALID_CONFIG, f"invalid MTU {mtu}", "must be 0 to 65535")
+    ipam = protocol.table(network.plugins[0], "ipam")
+    if protocol.get(ipam, "type") == "host-local":
+        for set in ranges.parse(ipam, []):
+            for r in set:
+                if r.gateway and not contains(r.subnet, r.gateway):
+                    raise CNIError(
+                        INVALID_CONFIG, f"gateway {ip_text(r.gateway)} is not in subnet {cidr_text(r.subnet)}"
+                    )
+                if r.first > r.last:
+                    raise CNIError(INVALID_CONFIG, f"no address of the IP range is in subnet {cidr_text(r.subnet)}")
 
 
 def _normal(subnet: str) -> str:

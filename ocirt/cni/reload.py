@@ -6,13 +6,12 @@ import os
 import select
 
 from ocirt import log
-from ocirt.cni import cache, networks, ports, protocol, table
+from ocirt.cni import cache, networks, ports, protocol, table, watching
 from ocirt.cni.address import parse_cidr
 from ocirt.cni.attach import default_client
 from ocirt.cni.config import CONFIG_DIRECTORY
 from ocirt.cni.request import join_errors
 from ocirt.errors import Error
-from ocirt.linux import libc
 from ocirt.linux import netlink_nft as nft
 
 TYPE_CHECKING = False
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from ocirt.linux.netlink import Socket
 
 _NFT_GROUP = 7  # NFNLGRP_NFTABLES
-_IN_CHANGES = 0x2 | 0x8 | 0x40 | 0x80 | 0x100 | 0x200  # modify, close_write, moved, create, delete
-_IN_FLAGS = 0o2000000 | 0o4000
 
 
 def reload(directory: str = CONFIG_DIRECTORY) -> list[str]:
@@ -33,7 +30,7 @@ def reload(directory: str = CONFIG_DIRECTORY) -> list[str]:
     done: list[str] = []
     for network in networks.find_all(directory):
         for plugin in network.plugins:
-            if plugin.get("type") == "overlay":
+            if protocol.get(plugin, "type") == "overlay":
                 from ocirt.cni.plugins import overlay
 
                 try:
@@ -62,12 +59,16 @@ def _restore(
 ) -> None:
     """The elements that a plugin of ours makes for an attachment; those that are there are left alone."""
     addresses = [parse_cidr(ip["address"]) for ip in result.container_ips(owner.ifname)]
-    kind = plugin.get("type")
-    if kind in ("bridge", "ptp", "overlay") and plugin.get("ipMasq") and plugin.get("ipMasqBackend") != "iptables":
+    kind = protocol.get(plugin, "type")
+    if (
+        kind in ("bridge", "ptp", "overlay")
+        and protocol.get(plugin, "ipMasq")
+        and protocol.get(plugin, "ipMasqBackend") != "iptables"
+    ):
         for address in addresses:
             table.add_address(socket, "outgoing", address, owner)
-    elif kind == "portmap" and plugin.get("backend", "nftables") == "nftables":
-        mappings = ports.parse(capabilities.get("portMappings") or ())
+    elif kind == "portmap" and protocol.get(plugin, "backend", "nftables") == "nftables":
+        mappings = ports.parse(protocol.get(capabilities, "portMappings") or ())
         containers: dict[int, bytes] = {}
         for family, data, _ in addresses:
             containers.setdefault(family, data)
@@ -77,10 +78,10 @@ def _restore(
             if protocol.get(plugin, "snat", True):
                 for address in addresses:
                     table.add_address(socket, "hairpin", address, owner)
-    elif kind == "firewall" and plugin.get("ingressPolicy") in ("same-bridge", "isolated"):
+    elif kind == "firewall" and protocol.get(plugin, "ingressPolicy") in ("same-bridge", "isolated"):
         from ocirt.cni.plugins import firewall
 
-        firewall.restore(socket, owner, result, plugin["ingressPolicy"])
+        firewall.restore(socket, owner, result, protocol.get(plugin, "ingressPolicy"))
 
 
 def watch(directory: str = CONFIG_DIRECTORY) -> None:
@@ -106,26 +107,23 @@ class _Changes:
     def __init__(self, directory: str) -> None:
         self._rules = nft.open_nft()
         self._rules.join(_NFT_GROUP)
-        self._files = libc.call("inotify_init1", _IN_FLAGS)
-        for path in {directory, *_peer_paths(directory)}:
-            if os.path.exists(path):
-                libc.call("inotify_add_watch", self._files, path.encode(), _IN_CHANGES)
+        self._files = watching.changes([directory, *_peer_paths(directory)])
 
     def wait(self) -> None:
         """Until a file has changed or a table of ours is gone."""
         while True:
             readable, _, _ = select.select([self._files, self._rules.fileno()], [], [])
             if self._files in readable:
-                select.select([], [], [], 0.05)  # an editor writes, renames and removes: once for all of it
+                watching.settle()
                 return
             if self._rules.fileno() in readable:
                 try:
-                    list(self._rules.receive())
+                    if any(
+                        nft.is_table_gone(kind, payload, table.NAME) for kind, _, _, payload in self._rules.receive()
+                    ):
+                        return
                 except OSError:
                     return  # more news than the queue holds
-                with nft.open_nft() as socket:
-                    if not nft.has_table(socket, nft.IP, table.NAME):
-                        return
 
     def close(self) -> None:
         """Give the descriptors back."""
@@ -137,7 +135,7 @@ def _peer_paths(directory: str) -> list[str]:
     found: list[str] = []
     for network in networks.find_all(directory):
         for plugin in network.plugins:
-            peers = plugin.get("peers")
-            if plugin.get("type") == "overlay" and isinstance(peers, str):
-                found.append(peers if os.path.isdir(peers) else os.path.dirname(peers))
+            peers = protocol.get(plugin, "peers")
+            if protocol.get(plugin, "type") == "overlay" and isinstance(peers, str):
+                found.append(peers)
     return found

@@ -92,12 +92,15 @@ class Request:
     version    config's cniVersion
     network    config's name
     sockets    to the kernel, shared by the plugins of a chain
+    complete   does `previous` tell all that the attachment has? Our client made it by one ADD and kept it; of another
+               runtime there may have been an ADD before, which was killed
     previous   the result of the plugin before (ADD) or of the whole ADD (CHECK, DEL); None without one
     """
 
     __slots__ = (
         "args",
         "command",
+        "complete",
         "config",
         "container",
         "ifname",
@@ -120,8 +123,10 @@ class Request:
         args: str = "",
         path: tuple[str, ...] = DEFAULT_PATH,
         sockets: Sockets | None = None,
+        complete: bool = False,
     ) -> None:
         self.command = command
+        self.complete = complete
         self.sockets = sockets or Sockets()
         self.config = config
         self.container = container
@@ -145,6 +150,7 @@ class Request:
             args=self.args,
             path=self.path,
             sockets=self.sockets,
+            complete=self.complete,
         )
 
     def nft(self) -> Borrowed:
@@ -279,13 +285,15 @@ class Attachment:
 
 
 def valid_attachments(request: Request) -> frozenset[tuple[str, str]]:
-    """(container, ifname) of what GC must leave alone; CNIError (7) if the list is missing or malformed.
+    """(container, ifname) of what GC must leave alone; CNIError (7) if the list is malformed.
 
-    Without the list everything would be stale: refusing is the safe reading.
+    Without the list nothing is valid: SPEC.md demands it, but libcni leaves it
+    out when its caller knows of no attachment (`cnitool gc`), and has deleted
+    all that it knows of by then.
     """
     listed = protocol.get(request.config, "cni.dev/valid-attachments")
     if listed is None:
-        listed = protocol.get(request.config, "cni.dev/attachments")
+        listed = protocol.get(request.config, "cni.dev/attachments", [])
     found = protocol.listing(listed)
     if found is None:
         raise CNIError(protocol.INVALID_CONFIG, "cni.dev/valid-attachments must be a list", repr(listed))

@@ -17,7 +17,7 @@ from ocirt.linux.netlink import Inside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ocirt.linux.netlink import Message
 
@@ -89,6 +89,11 @@ def _redirection(datagrams: int, stream: int) -> list[Message]:
 def stop(container: str) -> None:
     """End the container's resolver; none there is fine."""
     services.stop(_KIND, container)
+
+
+def collect(stale: Callable[[str], bool]) -> None:
+    """End the resolvers of stale containers."""
+    services.collect(_KIND, stale)
 
 
 def is_running(container: str) -> bool:

@@ -18,6 +18,7 @@ from ocirt.cni import protocol
 from ocirt.cni.protocol import CNIError
 from ocirt.errors import Error
 from ocirt.jsontext import dump_json, parse_json
+from ocirt.linux import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 DIRECTORY = "/run/ocirt-cni"
 _FLOCK = struct.Struct("hhqqi")
+_CLOSE_ON_EXEC = 4
 _F_GETLK, _F_WRLCK, _F_UNLCK = 5, 1, 2
 
 
@@ -110,10 +112,19 @@ def _start_apart(command: list[str], actions: list[Any]) -> None:
     if pid == 0:
         try:
             os.chdir("/")
+            _keep_no_file()
             os.posix_spawn(command[0], command, {"PATH": "/usr/bin:/bin"}, file_actions=actions, setsid=True)
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
+
+
+def _keep_no_file() -> None:
+    """What the caller's caller has open without close-on-exec is no business of a process that lives on."""
+    try:
+        libc.call("close_range", 3, 0xFFFFFFFF, _CLOSE_ON_EXEC)
+    except Error:
+        pass  # a kernel before 5.11
 
 
 def _read_all(fd: int) -> bytes:

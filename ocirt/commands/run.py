@@ -24,4 +24,4 @@ def run(options: Options) -> int:
             **creation(options),
         )
     finally:
-        log.end_timeline()
+        log.end_profile()

@@ -180,6 +180,11 @@ def has_table(socket: Socket, family: int, name: str) -> bool:
     return socket.ask(_message(_GETTABLE, 0, family, f"list table {{family}} {name}", text(1, name))) is not None
 
 
+def is_table_gone(type: int, payload: bytes, name: str) -> bool:
+    """Does a message of the multicast group say that a table of this name was removed (whatever is there by now)?"""
+    return type == _DELTABLE and c_string(attributes(payload, 4).get(1, b"")) == name
+
+
 # --- sets, maps and their elements ---------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from ocirt.linux import libc, numbers
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
+PR_SET_NAME = 15
 PR_CAPBSET_READ = 23
 PR_CAPBSET_DROP = 24
 PR_SET_SECUREBITS = 28
@@ -35,6 +36,11 @@ def prctl(option: int, value: int = 0, value2: int = 0, shown: str = "") -> int:
 def set_dumpable(dumpable: bool) -> None:
     """PR_SET_DUMPABLE: a process that isn't can be traced by its user namespace's root only."""
     prctl(PR_SET_DUMPABLE, int(dumpable))
+
+
+def set_name(name: str) -> None:
+    """PR_SET_NAME: what /proc/PID/comm and ps(1) call the process, in at most 15 bytes."""
+    libc.call("prctl", PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def capset(effective: int, permitted: int, inheritable: int) -> None:

@@ -6,6 +6,7 @@ import _socket
 import os
 import select
 import time
+from bisect import insort
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,8 +76,7 @@ class Loop:
 
     def later(self, seconds: float, handler: Callable[[], None]) -> None:
         """Call it once when that time has passed."""
-        self._timers.append((time.monotonic() + seconds, handler))
-        self._timers.sort(key=lambda timer: timer[0])
+        insort(self._timers, (time.monotonic() + seconds, handler), key=lambda timer: timer[0])
 
     def run(self) -> None:
         """Serve for ever."""

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import _signal
 import _socket
+import _thread
 import os
 import sys
 
-from dnslib import AAAA, PTR, QTYPE, RCODE, RR, A, DNSError, DNSRecord
+from dnslib import AAAA, PTR, QTYPE, RCODE, RR, A, DNSRecord
 
 from ocirt.cni.names import Names
 from ocirt.jsontext import parse_json
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _TTL = 10  # containers come and go
 _TIMEOUT = 2.0  # for each server
 _IN_FLIGHT = 256
+_STREAMS = 32  # threads of questions by TCP
 _LARGEST = 65535
 _PORT = 53
 
@@ -62,7 +64,7 @@ def main(arguments: list[str]) -> int:
 class Resolver:
     """Answers questions; `servers` are asked one after the other for what isn't a name of ours."""
 
-    __slots__ = ("_datagrams", "_in_flight", "_listener", "_loop", "_names", "_servers")
+    __slots__ = ("_datagrams", "_in_flight", "_listener", "_lock", "_loop", "_names", "_servers", "_streams")
 
     def __init__(
         self, loop: Loop, names: Names, servers: list[str], datagrams: _socket.socket, listener: _socket.socket
@@ -73,6 +75,8 @@ class Resolver:
         self._datagrams = datagrams
         self._listener = listener
         self._in_flight = 0
+        self._streams = 0
+        self._lock = _thread.allocate_lock()
         datagrams.setblocking(False)
         listener.setblocking(False)
         loop.watch(datagrams.fileno(), READ, self._question)
@@ -82,7 +86,7 @@ class Resolver:
         """The answer if it is about a name of ours, None if others know; broken questions get FORMERR."""
         try:
             asked = DNSRecord.parse(question)
-        except (DNSError, ValueError, IndexError):
+        except Exception:  # the library's ways to say that bytes of a stranger are no question are many
             return question[:2] + b"\x80\x01" + bytes(8) if len(question) >= 12 else b""
         name = str(asked.q.qname).rstrip(".").lower()
         kind = QTYPE[asked.q.qtype]
@@ -149,12 +153,12 @@ class Resolver:
             fd = accept(self._listener)
         except OSError:
             return
-        import _thread
-
         client = _socket.socket(fileno=fd)
-        if self._in_flight >= _IN_FLIGHT:
+        if self._streams >= _STREAMS:
             client.close()
             return
+        with self._lock:
+            self._streams += 1
         _thread.start_new_thread(self._serve, (client,))
 
     def _serve(self, client: _socket.socket) -> None:
@@ -169,6 +173,8 @@ class Resolver:
             pass
         finally:
             client.close()
+            with self._lock:
+                self._streams -= 1
 
     def _ask_by_stream(self, question: bytes) -> bytes:
         for server in self._servers:

@@ -186,6 +186,7 @@ def serve(socket: _socket.socket, place: Place) -> None:
 def take_over(connection: _socket.socket, socket: _socket.socket, **place: Unpack[Place]) -> None:
     """Be the daemon that the spare shim has forked, warm. Tells its pid over `connection`; returns at the end."""
     posix.setsid()
+    prctl.set_name("containerd-shim")
     spare.write_oom_score("self", place["score"])
     try:
         connection.send(b"%d" % os.getpid(), _socket.MSG_NOSIGNAL)

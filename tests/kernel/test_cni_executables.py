@@ -92,7 +92,12 @@ def test_version(ours: str) -> None:
         ({**ADD, "CNI_COMMAND": "CHECK"}, {**CONFIG, "cniVersion": "0.3.1"}, 1, "config version does not allow CHECK"),
         ({**ADD, "CNI_COMMAND": "GC"}, {**CONFIG, "cniVersion": "1.0.0"}, 1, "config version does not allow GC"),
         ({**ADD, "CNI_COMMAND": "STATUS"}, {**CONFIG, "cniVersion": "1.0.0"}, 1, "version does not allow STATUS"),
-        ({**ADD, "CNI_COMMAND": "GC"}, CONFIG, 7, "cni.dev/valid-attachments must be a list"),
+        (
+            {**ADD, "CNI_COMMAND": "GC"},
+            {**CONFIG, "cni.dev/valid-attachments": "all"},
+            7,
+            "cni.dev/valid-attachments must be a list",
+        ),
         ({**ADD, "CNI_COMMAND": "CHECK"}, CONFIG, 7, "required prevResult missing"),
         ({**ADD, "CNI_CONTAINERID": "-x"}, CONFIG, 4, "invalid characters in containerID"),
         ({**ADD, "CNI_IFNAME": "eth0:1"}, CONFIG, 4, "invalid interface name"),

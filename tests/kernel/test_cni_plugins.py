@@ -358,11 +358,13 @@ class Hosts:
 
     def close(self) -> None:
         for made in self.labs:
+            made.host.run("ip", "link", "del", "ocv42", check=False)  # what watches the peers ends with it
             made.close()
 
 
 @pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])
-def test_overlay_joins_containers_of_two_hosts(tmp_path: Path, six: bool) -> None:
+def test_overlay_joins_containers_of_two_hosts(tmp_path: Path, six: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCIRT_RUN_DIRECTORY", str(tmp_path / "run"))
     hosts = Hosts(tmp_path, six)
     networks = []
     try:
@@ -387,16 +389,26 @@ def test_overlay_joins_containers_of_two_hosts(tmp_path: Path, six: bool) -> Non
         assert ask(client, "10.50.1.2", 80, body, timeout=30) == body + b"|10.50.0.2"
         assert ask(two.outside, "192.0.2.1", 8080) == b"hello|192.0.2.2"
         one.check(networks[0], "one")
-        # A third host comes, the second goes: the file says so, sync tells the kernel.
-        from ocirt.cni.plugins import overlay
+        # A third host comes, the second goes: the file says so, and the kernel is told at once.
+        second, third = ("fd00:1::2", "fd00:1::9") if six else ("172.16.0.2", "172.16.0.9")
 
-        (hosts.peers / "b").write_text("fd00:1::9\n" if six else "172.16.0.9\n")
-        with pytest.raises(Error, match="peers are not connected"):
-            one.check(networks[0], "one")
-        with one.host.inside():
-            overlay.sync(networks[0].plugins[0])
+        def flooded() -> set[str]:
+            lines = one.host.sh("bridge fdb show dev ocv42").splitlines()
+            return {line.partition("dst ")[2].split()[0] for line in lines if line.startswith("00:00:00:00:00:00")}
+
+        assert flooded() == {second}
+        (hosts.peers / "c").write_text(f"{third}\n")
+        assert eventually(lambda: flooded() == {second, third})
+        (hosts.peers / "b").rename(tmp_path / "aside")
+        assert eventually(lambda: flooded() == {third})
+        (hosts.peers / "c").write_text("no address\n")  # a mistake takes nobody away
+        time.sleep(0.3)
+        assert flooded() == {third}
+        (hosts.peers / "c").write_text(f"{third}\n")
+        (tmp_path / "aside").rename(hosts.peers / "b")
+        assert eventually(lambda: flooded() == {second, third})
         one.check(networks[0], "one")
-        assert "172.16.0.2" not in one.host.sh("bridge fdb show dev ocv42 | grep 00:00:00:00:00:00")
+        assert len(list((tmp_path / "run" / "overlays").iterdir())) == 2
         one.delete(networks[0], "one")
         two.delete(networks[1], "two")
         for lab, network in zip(hosts.labs, networks, strict=True):
@@ -405,6 +417,7 @@ def test_overlay_joins_containers_of_two_hosts(tmp_path: Path, six: bool) -> Non
             left = lab.left()
             assert [n for n in left.pop("links") if n not in ("under", "oco42")] == []
             assert left == {k: v for k, v in NOTHING.items() if k != "links"}
+        assert list((tmp_path / "run" / "overlays").iterdir()) == []
     finally:
         hosts.close()
 
@@ -414,6 +427,7 @@ start 192.0.2.150
 end 192.0.2.160
 interface wire
 lease_file {0}/leases
+auto_time 1
 pidfile {0}/pid
 opt subnet 255.255.255.0
 opt router 192.0.2.2
@@ -455,6 +469,20 @@ def test_an_address_from_a_dhcp_server(lab: Lab, kind: str, monkeypatch: pytest.
         lab.delete(network, "web")
         assert list((lab.directory / "run" / "leases").iterdir()) == []
         lab.delete(network, "web")
+        # What is told and asked for can be chosen.
+        keys = {
+            "type": "dhcp",
+            "priority": 77,
+            "provide": [{"option": "host-name", "value": "box"}, {"option": "60", "fromArg": "CLASS"}],
+            "request": [{"skipDefault": True}, {"option": "routers"}],
+        }
+        result = lab.add(lab.network({**plugin, "ipam": keys}), "web")
+        assert result.dns == {}
+        assert [r.get("metric") for r in inside.ip("route", "show", "default")] == [77]
+        assert eventually(lambda: b"box\0" in (lab.directory / "leases").read_bytes())
+        lab.delete(network, "web")
+        with pytest.raises(Error, match=r"ipam\.provide\[0\]\.option 50"):
+            lab.add(lab.network({**plugin, "ipam": {"type": "dhcp", "provide": [{"option": 50}]}}), "web")
         # Released: the next one may have it. A server that doesn't answer is an error, and nothing stays.
         assert eventually(lambda: lab.left() == NOTHING), lab.left()
         server.terminate()

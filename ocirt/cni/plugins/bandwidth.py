@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from ocirt.cni import protocol, table
 from ocirt.cni.plugins import links
 from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, NOT_AVAILABLE, CNIError
-from ocirt.errors import Undo
+from ocirt.errors import Error, Undo
 from ocirt.linux import netlink_route as route
 from ocirt.linux.netlink import ENODEV
 
@@ -162,9 +164,21 @@ def gc(request: Request, valid: frozenset[tuple[str, str]]) -> None:
 
 
 def status(request: Request) -> None:
-    """CNIError (50) if pyroute2 is missing."""
-    _Limits(request)
+    """CNIError (50) if pyroute2 is missing, or the kernel lacks the interface by which sending is limited."""
+    limits = _Limits(request)
     from importlib.util import find_spec
 
     if find_spec("pyroute2") is None:
         raise CNIError(NOT_AVAILABLE, "the Python package pyroute2 is not installed")
+    if limits.egress:
+        _try_ifb()
+
+
+def _try_ifb() -> None:
+    name = f"bwt{os.urandom(5).hex()}"
+    with route.open_route() as host:
+        try:
+            host.request(route.new_link(route.Change().name(name).kind("ifb"), name))
+        except Error as error:
+            raise CNIError(NOT_AVAILABLE, "the kernel has no ifb interfaces", str(error)) from error
+    links.delete_on_host(name)

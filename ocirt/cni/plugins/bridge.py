@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["VERSIONS", "add", "check", "delete", "gc", "status"]
 
 _DEFAULT = "cni0"
-_MASQUERADE_BACKENDS = ("", "nftables", "iptables")
 
 
 class _Config:
@@ -53,11 +52,7 @@ class _Config:
         self.gateway = protocol.truth(config, "isGateway") or self.default_gateway
         self.force_address = protocol.truth(config, "forceAddress")
         self.masquerade = protocol.truth(config, "ipMasq")
-        self.masquerade_backend = protocol.string(config, "ipMasqBackend")
-        if self.masquerade_backend not in _MASQUERADE_BACKENDS:
-            raise CNIError(
-                INVALID_CONFIG, f"unknown ipMasqBackend {self.masquerade_backend!r}", "must be nftables or iptables"
-            )
+        self.masquerade_backend = links.masquerade_backend(request)
         self.mtu = links.wanted_mtu(request)
         self.promiscuous = protocol.truth(config, "promiscMode")
         self.dad = protocol.truth(config, "enabledad")
@@ -113,8 +108,8 @@ def add(request: Request) -> Result:
                     links.prepare(sandbox.fd, request.ifname, result, dad=config.dad)
                     links.configure(inside, link.index, result, 2, dad=config.dad)
             if config.masquerade:
-                undo.add("stop masquerading", lambda: _unmasquerade(request, config, result))
-                _masquerade(request, config, result)
+                undo.add("stop masquerading", lambda: links.unmasquerade(request, result))
+                links.masquerade(request, result)
             if not config.disabled:
                 _wait_for_port(host, name)
     return result
@@ -211,32 +206,6 @@ def _wait_for_port(host: Socket, name: str) -> None:
     raise CNIError(INTERNAL, f"bridge port in error state: {name} doesn't come up")
 
 
-def _masquerade(request: Request, config: _Config, result: Result) -> None:
-    if config.masquerade_backend == "iptables":
-        from ocirt.cni import iptables
-
-        iptables.masquerade(links.owner(request), [ip["address"] for ip in result.ips])
-        return
-    with request.nft() as nft:
-        for ip in result.ips:
-            table.add_address(nft, "outgoing", parse_cidr(ip["address"]), links.owner(request))
-
-
-def _unmasquerade(request: Request, config: _Config, result: Result | None) -> None:
-    if config.masquerade_backend == "iptables":
-        from ocirt.cni import iptables
-
-        iptables.unmasquerade(links.owner(request))
-        return
-    mine = links.owner(request)
-    with request.nft() as nft:
-        if result is None or not all(
-            table.drop_address(nft, "outgoing", parse_cidr(ip["address"]), mine)
-            for ip in result.container_ips(request.ifname)
-        ):
-            table.drop_owned(nft, ("outgoing",), lambda comment: comment == mine.comment)
-
-
 def delete(request: Request) -> None:
     """Take back what the ids alone say, then what the namespace still has."""
     config = _Config(request)
@@ -247,7 +216,7 @@ def delete(request: Request) -> None:
 
     def unmasquerade() -> None:
         if config.masquerade:
-            _unmasquerade(request, config, request.previous)
+            links.unmasquerade(request, request.previous)
 
     # rules first, so that the kernel is through with them when the pair is gone; the address last, so that who gets
     # it next doesn't meet it
@@ -294,22 +263,11 @@ def gc(request: Request, valid: frozenset[tuple[str, str]]) -> None:
     belongs = table.of_network(request.network)
     keep = frozenset(table.Owner(request.network, *pair).comment for pair in valid)
 
-    def drop_rules() -> None:
-        with request.nft() as nft:
-            table.drop_owned(nft, ("outgoing",), lambda comment: belongs(comment) and comment not in keep)
-
-    def drop_iptables() -> None:
-        if config.masquerade_backend == "iptables":
-            from ocirt.cni import iptables
-
-            iptables.collect(belongs, keep)
-
     run_all(
         lambda: ipam.forward(request),
         lambda: links.delete_stale(belongs, keep),
         lambda: config.port.collect(belongs, keep),
-        drop_rules,
-        drop_iptables,
+        lambda: links.collect_masquerading(request, belongs, keep),
     )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from ocirt.cni import protocol, table
 from ocirt.cni.address import parse_cidr
 from ocirt.cni.plugins import links
-from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, NOT_AVAILABLE, CNIError
+from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, NOT_AVAILABLE, UNSUPPORTED_FIELD, CNIError
 from ocirt.errors import Error, Undo
 from ocirt.linux import netlink_nft as nft
 from ocirt.linux import netlink_route as route
@@ -33,11 +33,25 @@ __all__ = ["VERSIONS", "add", "check", "delete", "gc", "status"]
 
 VERSIONS = ("0.4.0", "1.0.0", "1.1.0")
 _POLICIES = ("", "open", "same-bridge", "isolated")
+_ADMIN = "CNI-ADMIN"
 _BACKENDS = ("", "nftables", "iptables")
 
 
 def _config(request: Request) -> tuple[str, str]:
     """(policy, backend)."""
+    zone, chain = (protocol.string(request.config, k) for k in ("firewalldZone", "iptablesAdminChainName"))
+    if zone:
+        raise CNIError(
+            UNSUPPORTED_FIELD, f"firewalldZone {zone!r}", "firewalld leaves the plugin's tables alone; leave it out"
+        )
+    if chain and protocol.string(request.config, "backend") != "iptables":
+        raise CNIError(
+            UNSUPPORTED_FIELD,
+            f"iptablesAdminChainName {chain!r} needs iptables",
+            'set "backend": "iptables", or leave it out',
+        )
+    if chain and not links.is_chain(chain):
+        raise CNIError(INVALID_CONFIG, f"iptablesAdminChainName is {chain!r}", links.CHAIN)
     policy = protocol.string(request.config, "ingressPolicy")
     if policy not in _POLICIES:
         raise CNIError(INVALID_CONFIG, f"unknown ingress policy {policy!r}", "must be open, same-bridge or isolated")
@@ -71,7 +85,9 @@ def add(request: Request) -> Result:
     if backend == "iptables":
         from ocirt.cni import iptables
 
-        iptables.accept(links.owner(request), [ip["address"] for ip in result.container_ips(request.ifname)])
+        admin = protocol.string(request.config, "iptablesAdminChainName") or _ADMIN
+        addresses = [ip["address"] for ip in result.container_ips(request.ifname)]
+        iptables.accept(links.owner(request), addresses, admin)
     if policy == "open":
         return result
     with request.nft() as socket, Undo() as undo:
@@ -132,7 +148,7 @@ def delete(request: Request) -> None:
     if policy == "open":
         return
     known = request.previous
-    if known is None or not known.interfaces:
+    if known is None or not known.interfaces or not request.complete:
         _drop(request, _mine(request))
         return
     mine = _mine(request)

@@ -92,7 +92,8 @@ def _move_back(request: Request) -> None:
     """Back to the host under its old name, if it is in the container."""
     sandbox = request.sandbox_if_there()
     if sandbox is None:
-        return  # the kernel moves a physical device back by itself, and what is virtual is gone
+        _rename_back(request)
+        return
     back = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         with sandbox, route.open_route(sandbox.fd) as inside:
@@ -104,6 +105,20 @@ def _move_back(request: Request) -> None:
             inside.request(down, route.set_link(change, f"{link.name} (back to {link.alias})", link.index))
     finally:
         os.close(back)
+
+
+def _rename_back(request: Request) -> None:
+    """With the namespace's end the kernel moves a physical device back, under the name that it had inside."""
+    name = protocol.string(request.config, "device")
+    with route.open_route() as host:
+        if not name or route.link(host, name) is not None:
+            return
+        for link in route.links(host):
+            if link.alias == name:
+                down = route.set_link(route.Change().up(False), f"{link.name} (down)", link.index)
+                change = route.Change().name(name).alias("")
+                host.request(down, route.set_link(change, f"{link.name} (back to {name})", link.index))
+                return
 
 
 def delete(request: Request) -> None:
@@ -120,8 +135,8 @@ def check(request: Request) -> None:
 
 
 def gc(request: Request, valid: frozenset[tuple[str, str]]) -> None:
-    """Only addresses can be left."""
-    ipam.forward(request)
+    """Addresses can be left, and a device under the name that it had in a container that is gone."""
+    run_all(lambda: ipam.forward(request), lambda: None if valid else _rename_back(request))
 
 
 def status(request: Request) -> None:

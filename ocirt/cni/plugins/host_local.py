@@ -18,13 +18,14 @@ import os
 
 from ocirt.cni import protocol
 from ocirt.cni.address import cidr_text, from_number, ip_text, number, parse_ip
+from ocirt.cni.cache import write_all
 from ocirt.cni.plugins import ranges as _ranges
 from ocirt.cni.protocol import INVALID_CONFIG, NOT_AVAILABLE, VERSIONS, CNIError
 from ocirt.cni.result import Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
     from typing import Any, Self
 
@@ -73,50 +74,55 @@ class Store:
     ) -> None:
         os.close(self._lock)
 
-    def reserve(self, ip: bytes, holder: str) -> bool:
-        """Take an address; False if it is somebody's. What a boot before this one left is nobody's.
+    def take(self, candidates: Iterable[bytes], holder: str) -> bytes:
+        """Reserve the first address that is nobody's, b"" if there is none. What an earlier boot left is nobody's.
 
         The file appears whole or not at all: a torn one would be nobody's for
         ever, since releasing compares the content.
         """
-        path = f"{self.directory}/{ip_text(ip)}"
         try:
             fd = os.open(self.directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         except OSError:
-            return self._reserve_plainly(path, holder)
+            return self._take_plainly(candidates, holder)
         try:
-            os.write(fd, holder.encode())
+            write_all(fd, holder.encode())
             self._mark(fd)
-            for _ in range(2):
+            for ip in candidates:
+                path = f"{self.directory}/{ip_text(ip)}"
                 try:
-                    # with a directory, Python calls linkat(AT_SYMLINK_FOLLOW); link(2) would not follow
-                    os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
-                    return True
+                    _give_name(fd, path)
                 except FileExistsError:
                     if not self._is_stale(path):
-                        return False
+                        continue
                     os.unlink(path)
-            return False
+                    _give_name(fd, path)
+                return ip
+            return b""
         finally:
             os.close(fd)
 
-    def _reserve_plainly(self, path: str, holder: str) -> bool:
+    def _take_plainly(self, candidates: Iterable[bytes], holder: str) -> bytes:
         """For file systems without nameless files."""
-        for _ in range(2):
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+        for ip in candidates:
+            path = f"{self.directory}/{ip_text(ip)}"
             try:
-                fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                fd = os.open(path, flags, 0o600)
             except FileExistsError:
                 if not self._is_stale(path):
-                    return False
+                    continue
                 os.unlink(path)
-                continue
+                fd = os.open(path, flags, 0o600)
             try:
-                os.write(fd, holder.encode())
+                write_all(fd, holder.encode())
                 self._mark(fd)
-                return True
+            except OSError:
+                os.unlink(path)
+                raise
             finally:
                 os.close(fd)
-        return False
+            return ip
+        return b""
 
     def _mark(self, fd: int) -> None:
         try:
@@ -160,7 +166,7 @@ class Store:
     def release(self, mine: Callable[[str], bool], hint: list[str]) -> None:
         """Give back every address whose holder is `mine`; those of `hint` are looked at first.
 
-        If one of the hint was his, it is all he had in this network, and the
+        If one of the hint was his, it is taken for all that he has, and the
         others need not be read.
         """
         found = [ip for ip in hint if mine(self.holder(ip))]
@@ -185,8 +191,14 @@ class Store:
             os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW,
             0o644,
         )
-        os.write(fd, ip_text(ip).encode())
+        write_all(fd, ip_text(ip).encode())
         os.close(fd)
+
+
+def _give_name(fd: int, path: str) -> None:
+    """Link a nameless file; FileExistsError."""
+    # with a directory, Python calls linkat(AT_SYMLINK_FOLLOW); link(2) would not follow
+    os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
 
 
 def _holder(request: Request) -> str:
@@ -301,7 +313,7 @@ def _reserve(store: Store, index: int, ranges: RangeSet, requested: bytes, holde
         gateway = next((r for r in ranges if r.gateway == requested), None)
         if gateway is not None:
             raise CNIError(INVALID_CONFIG, f"requested IP {ip_text(requested)} is the subnet's gateway")
-        if not store.reserve(requested, holder):
+        if not store.take([requested], holder):
             who = store.holder(ip_text(requested)).replace(_LINE, " ")
             raise CNIError(
                 protocol.INTERNAL,
@@ -309,10 +321,10 @@ def _reserve(store: Store, index: int, ranges: RangeSet, requested: bytes, holde
                 f"reserved by container {who}",
             )
         return requested
-    for ip in _candidates(ranges, store.last(index)):
-        if store.reserve(ip, holder):
-            store.set_last(index, ip)
-            return ip
+    ip = store.take(_candidates(ranges, store.last(index)), holder)
+    if ip:
+        store.set_last(index, ip)
+        return ip
     raise CNIError(NOT_AVAILABLE, f"no IP addresses available in range set: {_ranges.show(ranges)}")
 
 
@@ -355,7 +367,7 @@ def delete(request: Request) -> None:
         return
     hint = [i["address"].split("/", 1)[0] for i in request.previous.ips] if request.previous else []
     with config.store as store:
-        store.release(_is_holder(request), hint)
+        store.release(_is_holder(request), hint if request.complete else [])
 
 
 def gc(request: Request, valid: frozenset[tuple[str, str]]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 
-from ocirt.cni import apart, protocol
+from ocirt.cni import apart, protocol, table
 from ocirt.cni.address import parse_cidr, parse_ip
 from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, CNIError
 from ocirt.cni.table import Owner
@@ -14,7 +15,7 @@ from ocirt.linux.netlink import EEXIST, ENODEV, Inside, Message, u32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from ocirt.cni.request import Request, Sockets
@@ -44,6 +45,20 @@ def host_name(request: Request, prefix: str = "veth") -> str:
 
     data = f"{request.network}/{request.container}/{request.ifname}".encode()
     return f"{prefix}{crc32(data):08x}{adler32(data) & 0xFFF:03x}"
+
+
+CHAIN = "must be the name of a chain of iptables: 1 to 28 characters, no spaces"
+
+
+def is_chain(name: str) -> bool:
+    """May a chain of iptables have this name?"""
+    return (
+        name.isascii()
+        and name.isprintable()
+        and 0 < len(name) <= 28
+        and not set(name) & set(" \"'\\")
+        and name[0] != "-"
+    )
 
 
 def random_mac() -> str:
@@ -84,8 +99,25 @@ def enable_forwarding(families: Iterable[int]) -> None:
     for family in families:
         if family == route.AF_INET:
             write_sysctl("net/ipv4/ip_forward", "1")
-        else:
+        elif read_sysctl("net/ipv6/conf/all/forwarding") != "1":
+            _go_on_accepting_routers()
             write_sysctl("net/ipv6/conf/all/forwarding", "1")
+
+
+def _go_on_accepting_routers() -> None:
+    """A host that forwards doesn't listen to routers any more, and would lose its own address and default route.
+
+    accept_ra 2 is: listen all the same. Interfaces that don't listen stay as they are.
+    """
+    directory = "/proc/sys/net/ipv6/conf"
+    for name in os.listdir(directory):
+        if name in ("all", "lo"):
+            continue
+        try:
+            if read_sysctl(f"net/ipv6/conf/{name}/accept_ra") == "1":
+                write_sysctl(f"net/ipv6/conf/{name}/accept_ra", "2")
+        except CNIError:
+            continue  # the interface is gone
 
 
 def families(result: Result) -> set[int]:
@@ -120,6 +152,26 @@ def configure(inside: Socket, index: int, result: Result, interface: int, *, dad
     messages.append(route.set_link(route.Change().up(), "(up)", index))
     messages += [route.new_route(r) for r in _after_others(inside, routes_of(result, index), index)]
     inside.request(*messages)
+    if dad:
+        wait_for_dad(inside, index)
+
+
+_DAD_SECONDS = 5.0
+
+
+def wait_for_dad(inside: Socket, index: int) -> None:
+    """Until the kernel has found the link's IPv6 addresses to be nobody else's; CNIError for one that is."""
+    end = time.monotonic() + _DAD_SECONDS
+    while True:
+        found = [a for a in route.addresses(inside, index) if a.address[0] == route.AF_INET6]
+        for a in found:
+            if a.flags & route.IFA_F_DADFAILED:
+                raise CNIError(INTERNAL, f"another host on the network has the address {route.show(a.address)}")
+        if not any(a.flags & route.IFA_F_TENTATIVE for a in found):
+            return
+        if time.monotonic() > end:
+            raise CNIError(INTERNAL, f"duplicate address detection isn't through after {_DAD_SECONDS:.0f} s")
+        time.sleep(0.02)
 
 
 def _after_others(inside: Socket, routes: list[route.Route], index: int) -> list[route.Route]:
@@ -164,6 +216,51 @@ def add_default_routes(result: Result) -> None:
         default = "::/0" if ":" in ip["address"] else "0.0.0.0/0"
         if not any(parse_cidr(r["dst"])[2] == 0 and (":" in r["dst"]) == (":" in default) for r in result.routes):
             result.routes.append({"dst": default, "gw": ip["gateway"]})
+
+
+def masquerade_backend(request: Request) -> str:
+    """ipMasqBackend, nftables without it."""
+    backend = protocol.string(request.config, "ipMasqBackend") or "nftables"
+    if backend not in ("nftables", "iptables"):
+        raise CNIError(INVALID_CONFIG, f"unknown ipMasqBackend {backend!r}", "must be nftables or iptables")
+    return backend
+
+
+def masquerade(request: Request, result: Result) -> None:
+    """Give what leaves the network of the result's addresses the host's address."""
+    if masquerade_backend(request) == "iptables":
+        from ocirt.cni import iptables
+
+        iptables.masquerade(owner(request), [ip["address"] for ip in result.ips])
+        return
+    with request.nft() as nft:
+        for ip in result.ips:
+            table.add_address(nft, "outgoing", parse_cidr(ip["address"]), owner(request))
+
+
+def unmasquerade(request: Request, result: Result | None) -> None:
+    """Stop it."""
+    mine = owner(request)
+    if masquerade_backend(request) == "iptables":
+        from ocirt.cni import iptables
+
+        iptables.unmasquerade(mine)
+        return
+    known = result.container_ips(request.ifname) if result and request.complete else []
+    with request.nft() as nft:
+        dropped = [table.drop_address(nft, "outgoing", parse_cidr(ip["address"]), mine) for ip in known]
+        if not dropped or not all(dropped):
+            table.drop_owned(nft, ("outgoing",), lambda comment: comment == mine.comment)
+
+
+def collect_masquerading(request: Request, belongs: Callable[[str], bool], keep: frozenset[str]) -> None:
+    """Stop it for attachments of the network that aren't in `keep`."""
+    with request.nft() as nft:
+        table.drop_owned(nft, ("outgoing",), lambda comment: belongs(comment) and comment not in keep)
+    if masquerade_backend(request) == "iptables":
+        from ocirt.cni import iptables
+
+        iptables.collect(belongs, keep)
 
 
 def delete_inside(request: Request, kind: str) -> None:

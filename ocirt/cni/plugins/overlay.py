@@ -4,7 +4,8 @@ All keys of `bridge`, and:
 
     vni     1 to 16777215, the network's number, the same on every host
     peers   the other hosts: a list of addresses, or the path of a file with one a line,
-            or of a directory with such files; this host's own address may be among them
+            or of a directory with such files; this host's own address may be among them.
+            A path is watched: the kernel is told of changes at once
     local   this host's address that the others have; by default the one that leads to the first peer
     port    UDP port, 4789
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 import _socket
 import os
 
-from ocirt.cni import protocol
+from ocirt.cni import protocol, services, table
 from ocirt.cni.address import ip_text, parse_ip
 from ocirt.cni.plugins import bridge
 from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, NOT_AVAILABLE, VERSIONS, CNIError
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["VERSIONS", "add", "check", "delete", "gc", "status", "sync"]
 
+_KIND = "overlays"
 _PORT = 4789
 _OVERHEAD = {_socket.AF_INET: 50, _socket.AF_INET6: 70}
 _ID, _LOCAL, _TTL, _LEARNING, _PORT_KEY, _LOCAL6 = 1, 4, 5, 7, 15, 17  # IFLA_VXLAN_…
@@ -154,6 +156,7 @@ def add(request: Request) -> Result:
     try:
         with doing("connect to the other hosts"):
             _connect(config)
+            _watch(request, config)
     except BaseException:
         bridge.delete(_for_bridge(request))
         raise
@@ -181,6 +184,27 @@ def _connect(config: _Config) -> None:
         if link.master != master:
             raise CNIError(INTERNAL, f"vni {config.vni} is in use by another bridge than {config.bridge!r}")
         _set_peers(host, link, config.peers)
+
+
+def _watch(request: Request, config: _Config) -> None:
+    """Start what watches the peers' path, one process for all containers of the network on this host."""
+    if not isinstance(protocol.get(request.config, "peers"), str):
+        return
+    comment = f"{request.network}/{config.vni}/{ip_text(config.local)}"
+    if services.is_running(_KIND, comment):
+        return
+    services.stop(_KIND, comment)  # the record of one that has died
+    try:
+        service = services.Service(_KIND, comment, {})
+    except FileExistsError:
+        return  # another container is just starting it
+    try:
+        description = {"plugin": request.config, "link": config.vxlan}
+        service.spawn("ocirt.cni.watching:launch", (), description, ())
+    except BaseException:
+        service.abandon()
+        raise
+    service.close()
 
 
 def _present(host: Socket, link: Link) -> set[bytes]:
@@ -244,6 +268,8 @@ def gc(request: Request, valid: frozenset[tuple[str, str]]) -> None:
     if not valid:
         from ocirt.cni.plugins import links
 
+        belongs = table.of_network(request.network)
+        services.collect(_KIND, belongs)
         links.delete_on_host(f"ocv{protocol.integer(request.config, 'vni')}")
 
 

@@ -13,6 +13,7 @@ from ocirt.cni.plugins import links
 from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, NOT_AVAILABLE, UNSUPPORTED_FIELD, VERSIONS, CNIError
 from ocirt.errors import Error, Undo
 from ocirt.linux import netlink_conntrack, netlink_nft
+from ocirt.linux import netlink_route as route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _BACKENDS = ("nftables", "proxy", "iptables")
 class _Config:
     """The plugin's keys, checked."""
 
-    __slots__ = ("backend", "mappings", "masquerade_all", "snat")
+    __slots__ = ("backend", "mappings", "mark_bit", "marking", "masquerade_all", "snat")
 
     def __init__(self, request: Request) -> None:
         config = request.config
@@ -42,9 +43,16 @@ class _Config:
             raise CNIError(INVALID_CONFIG, f"backend is {self.backend!r}", f"must be one of {', '.join(_BACKENDS)}")
         self.snat = protocol.truth(config, "snat", True)
         self.masquerade_all = protocol.truth(config, "masqAll")
-        mark = protocol.integer(config, "markMasqBit", 13)
-        if not 0 <= mark <= 31:
-            raise CNIError(INVALID_CONFIG, f"markMasqBit is {mark}", "must be 0 to 31")
+        self.mark_bit = protocol.integer(config, "markMasqBit", 13)
+        if not 0 <= self.mark_bit <= 31:
+            raise CNIError(INVALID_CONFIG, f"markMasqBit is {self.mark_bit}", "must be 0 to 31")
+        self.marking = protocol.string(config, "externalSetMarkChain")
+        if self.marking:
+            if protocol.get(config, "markMasqBit") is not None:
+                raise CNIError(INVALID_CONFIG, "cannot specify externalSetMarkChain and markMasqBit")
+            if not links.is_chain(self.marking):
+                raise CNIError(INVALID_CONFIG, f"externalSetMarkChain is {self.marking!r}", links.CHAIN)
+            self.mark_bit = -1
         if self.backend != "iptables":
             for key in ("conditionsV4", "conditionsV6", "externalSetMarkChain"):
                 value = protocol.get(config, key)
@@ -86,7 +94,15 @@ def add(request: Request) -> Result:
     if config.backend == "iptables":
         from ocirt.cni import iptables
 
-        iptables.map_ports(request, config.mappings, containers, snat=config.snat, everyone=config.masquerade_all)
+        iptables.map_ports(
+            request,
+            config.mappings,
+            containers,
+            snat=config.snat,
+            everyone=config.masquerade_all,
+            marking=config.marking or iptables.marking_chain(config.mark_bit),
+            bit=config.mark_bit,
+        )
     else:
         _map(request, config, containers)
     if config.snat and 2 in containers:
@@ -120,10 +136,19 @@ def _allow_loopback(result: Result) -> None:
 
 def _forget_udp(request: Request, mappings: list[PortMapping]) -> None:
     """A client that goes on sending keeps its old entry, and with it the old destination."""
-    wanted = [range(m.host, m.host + m.count) for m in mappings if m.protocol == "udp"]
-    if wanted:
-        with request.nft() as nft:
-            netlink_conntrack.forget(nft, netlink_nft.UDP, lambda port: any(port in r for r in wanted))
+    wanted = [m for m in mappings if m.protocol == "udp"]
+    if not wanted:
+        return
+    with route.open_route() as host:
+        local = {a.address[1] for a in route.addresses(host)}
+
+    def is_mapped(address: bytes, port: int) -> bool:
+        # what containers ask others on such a port (53, say) is no business of this one
+        here = address in local or address[:1] == b"\x7f"
+        return here and any(0 <= port - m.host < m.count and m.address in (b"", address) for m in wanted)
+
+    with request.nft() as nft:
+        netlink_conntrack.forget(nft, netlink_nft.UDP, is_mapped)
 
 
 def delete(request: Request) -> None:
@@ -141,7 +166,7 @@ def delete(request: Request) -> None:
         iptables.unmap_ports(request)
     else:
         with request.nft() as nft:
-            ports.remove(nft, config.mappings, owner)
+            ports.remove(nft, config.mappings if request.complete else (), owner)
             for name, on in (("hairpin", config.snat), ("everyone", config.masquerade_all)):
                 if on:
                     _drop(nft, name, request, owner)
@@ -149,7 +174,8 @@ def delete(request: Request) -> None:
 
 
 def _drop(nft: Socket, name: str, request: Request, owner: Owner) -> None:
-    known = list(_containers(request, request.previous).values()) if request.previous else []
+    told = request.previous if request.complete else None
+    known = list(_containers(request, told).values()) if told else []
     dropped = [table.drop_address(nft, name, address, owner) for address in known]
     if not dropped or not all(dropped):
         _dropper(nft, name, owner)()

@@ -25,6 +25,7 @@ def add(request: Request) -> Result:
     """Make the pair, the container's addresses and routes, and the host's route to it."""
     mtu = links.wanted_mtu(request)
     masquerade = protocol.truth(request.config, "ipMasq")
+    links.masquerade_backend(request)
     with request.sandbox() as sandbox, Undo() as undo:
         result = ipam.add(request)
         undo.add("release the addresses", lambda: ipam.forward(request, "DEL"))
@@ -50,11 +51,8 @@ def add(request: Request) -> Result:
                 inside.request(*_inside(result, near))
             host.request(*_on_host(result, far), accept=(EEXIST,))
         if masquerade:
-            undo.add("stop masquerading", lambda: _unmasquerade(request))
-            with request.nft() as nft:
-                for ip in result.ips:
-                    address = parse_cidr(ip["address"])
-                    table.add_address(nft, "outgoing", address, links.owner(request))
+            undo.add("stop masquerading", lambda: links.unmasquerade(request, result))
+            links.masquerade(request, result)
     return result
 
 
@@ -110,12 +108,6 @@ def _on_host(result: Result, link: Link) -> list[Message]:
     return messages
 
 
-def _unmasquerade(request: Request) -> None:
-    mine = links.owner(request)
-    with request.nft() as nft:
-        table.drop_owned(nft, ("outgoing",), lambda comment: comment == mine.comment)
-
-
 def delete(request: Request) -> None:
     """Take back what the ids alone say, then what the namespace still has."""
 
@@ -125,7 +117,7 @@ def delete(request: Request) -> None:
 
     def drop_rules() -> None:
         if protocol.truth(request.config, "ipMasq"):
-            _unmasquerade(request)
+            links.unmasquerade(request, request.previous)
 
     run_all(drop_rules, delete_pair, lambda: ipam.forward(request))  # in the order of the bridge plugin
 
@@ -151,11 +143,11 @@ def gc(request: Request, valid: frozenset[tuple[str, str]]) -> None:
     belongs = table.of_network(request.network)
     keep = frozenset(table.Owner(request.network, *pair).comment for pair in valid)
 
-    def drop_rules() -> None:
-        with request.nft() as nft:
-            table.drop_owned(nft, ("outgoing",), lambda comment: belongs(comment) and comment not in keep)
-
-    run_all(lambda: ipam.forward(request), lambda: links.delete_stale(belongs, keep), drop_rules)
+    run_all(
+        lambda: ipam.forward(request),
+        lambda: links.delete_stale(belongs, keep),
+        lambda: links.collect_masquerading(request, belongs, keep),
+    )
 
 
 def status(request: Request) -> None:

@@ -138,7 +138,8 @@ def _file(request: Request, directory: str) -> str:
 
 def _keep(request: Request, config: _Config, link: Link) -> None:
     """Write what the interface was, in the reference plugin's form; a file that is there is from before and stays."""
-    old: dict[str, Any] = {}
+    # the reference plugin's keys, and one that it passes over: without it GC couldn't tell whose the file is
+    old: dict[str, Any] = {"ocirt": request.network}
     if config.mac:
         old["mac"] = link.mac
     if config.mtu:
@@ -155,8 +156,8 @@ def _keep(request: Request, config: _Config, link: Link) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except FileExistsError:
         return
-    os.write(fd, dump_json(old))
-    os.close(fd)
+    with open(fd, "wb") as file:
+        file.write(dump_json(old))
 
 
 def delete(request: Request) -> None:
@@ -215,12 +216,28 @@ def check(request: Request) -> None:
 
 
 def gc(request: Request, valid: frozenset[tuple[str, str]]) -> None:
-    """Forget what interfaces were whose container is nobody's any more.
-
-    The files don't say of which network they are: one is removed only if no
-    attachment of any network can be meant, that is, after a reboot emptied
-    /run nothing is left, and before that DEL removes it.
-    """
+    """Forget what interfaces of this network were whose attachment isn't valid; files of the reference plugin stay."""
+    directory = protocol.string(request.config, "dataDir") or _DATA_DIR
+    keep = {f"{container}_{ifname}.json" for container, ifname in valid}
+    try:
+        names = [name for name in os.listdir(directory) if name.endswith(".json") and name not in keep]
+    except FileNotFoundError:
+        return
+    for name in names:
+        path = f"{directory}/{name}"
+        try:
+            with open(path, "rb") as file:
+                data = protocol.mapping(parse_json(file.read(1 << 20), path))
+        except FileNotFoundError:
+            continue
+        except Error:
+            data = None
+        # one that is torn says of no network; after DEL, which removes it without reading, nobody asks for it
+        if data is not None and data.get("ocirt") == request.network:
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
 
 
 def status(request: Request) -> None:

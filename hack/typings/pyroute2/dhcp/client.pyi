@@ -1,5 +1,6 @@
 from typing import Self
 
+from pyroute2.dhcp.enums.dhcp import Option
 from pyroute2.dhcp.fsm import State
 from pyroute2.dhcp.leases import Lease
 
@@ -12,6 +13,7 @@ class ClientConfig:
         client_id: bytes,
         host_name: str | None,
         vendor_id: str,
+        requested_parameters: list[Option],
         handle_signals: bool,
     ) -> None: ...
 

@@ -1,0 +1,4 @@
+from enum import IntEnum
+
+class Option(IntEnum):
+    SUBNET_MASK = 1

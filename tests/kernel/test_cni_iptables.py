@@ -1,0 +1,117 @@
+"""The keys that only the backends of iptables have."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ocirt.errors import Error
+from tests.kernel.netlab import ask
+from tests.kernel.test_cni_bridge import NOTHING, PORTMAP, Lab
+
+pytestmark = pytest.mark.skipif(not shutil.which("iptables"), reason="iptables is not installed")
+PORT = {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    made = Lab(tmp_path)
+    yield made
+    made.close()
+
+
+def gone(lab: Lab) -> bool:
+    left = lab.left()
+    left["elements"] = 0  # comments of the rules that all share
+    return left == NOTHING and "ocirt:" not in lab.host.sh("iptables-save; ip6tables-save")
+
+
+@pytest.mark.parametrize(
+    ("keys", "mark"),
+    [({}, "0x2000/0x2000"), ({"markMasqBit": 0}, "0x1/0x1"), ({"markMasqBit": 31}, "0x80000000/0x80000000")],
+)
+def test_marks_of_what_is_masqueraded(lab: Lab, keys: dict[str, Any], mark: str) -> None:
+    bridge = lab.bridge(ipMasqBackend="iptables", hairpinMode=True)
+    network = lab.network(bridge, {**PORTMAP, "backend": "iptables", **keys})
+    lab.add(network, "web", portMappings=[PORT])
+    lab.add(network, "other")
+    rules = lab.host.sh("iptables-save -t nat")
+    assert f"--set-xmark {mark}" in rules
+    assert f"-A CNI-HOSTPORT-MASQ -m mark --mark {mark} -j MASQUERADE" in rules
+    lab.serve(lab.containers["web"], "0.0.0.0", 80)
+    for client in (lab.host, lab.containers["other"], lab.containers["web"]):
+        assert ask(client, "192.0.2.1", 8080).startswith(b"hello|")
+    lab.add(network, "again", portMappings=[{**PORT, "hostPort": 8081}])
+    assert lab.host.sh("iptables-save -t nat").count(f"--set-xmark {mark}") == 1, "what is shared is made once"
+    for name in ("web", "other", "again"):
+        lab.delete(network, name)
+    assert gone(lab)
+
+
+def test_another_programs_chain_marks(lab: Lab) -> None:
+    lab.host.sh("iptables -t nat -N KUBE-MARK-MASQ; ip6tables -t nat -N KUBE-MARK-MASQ")
+    plugin = {**PORTMAP, "backend": "iptables", "externalSetMarkChain": "KUBE-MARK-MASQ"}
+    network = lab.network(lab.bridge(ipMasqBackend="iptables"), plugin)
+    lab.add(network, "web", portMappings=[PORT])
+    rules = lab.host.sh("iptables-save -t nat")
+    assert rules.count("-j KUBE-MARK-MASQ") == 2
+    assert "SETMARK" not in rules
+    lab.delete(network, "web")
+    assert gone(lab)
+    both = lab.network(lab.bridge(), {**plugin, "markMasqBit": 14})
+    with pytest.raises(Error, match="cannot specify externalSetMarkChain and markMasqBit"):
+        lab.add(both, "web", portMappings=[PORT])
+
+
+def test_the_administrators_chain_is_asked_first(lab: Lab) -> None:
+    lab.host.sh("iptables -P FORWARD DROP")
+    firewall = {"type": "firewall", "backend": "iptables", "iptablesAdminChainName": "MINE"}
+    network = lab.network(lab.bridge(), PORTMAP, firewall)
+    lab.add(network, "web", portMappings=[PORT])
+    lab.serve(lab.containers["web"], "0.0.0.0", 80)
+    assert ask(lab.outside, "192.0.2.1", 8080) == b"hello|192.0.2.2"
+    lab.host.sh("iptables -A MINE -s 192.0.2.2 -j DROP")
+    with pytest.raises(OSError, match="timed out"):
+        ask(lab.outside, "192.0.2.1", 8080, timeout=1)
+    lab.delete(network, "web")
+    assert gone(lab)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        ({"type": "firewall", "iptablesAdminChainName": "MINE"}, "iptablesAdminChainName 'MINE' needs iptables"),
+        ({"type": "firewall", "firewalldZone": "trusted"}, "firewalldZone 'trusted'"),
+        ({**PORTMAP, "conditionsV4": ["-s", "10.0.0.0/8"]}, "conditionsV4 .* needs iptables"),
+        ({**PORTMAP, "backend": "iptables", "externalSetMarkChain": "a b"}, "must be the name of a chain"),
+        ({**PORTMAP, "backend": "iptables", "conditionsV4": ["-s\n-A INPUT"]}, "must be words without spaces"),
+    ],
+)
+def test_keys_that_would_do_nothing_or_harm_are_refused(lab: Lab, plugin: dict[str, Any], message: str) -> None:
+    network = lab.network(lab.bridge(), plugin)
+    with pytest.raises(Error, match=message):
+        lab.add(network, "web", portMappings=[PORT])
+    assert gone(lab)
+
+
+def test_ptp_masquerades_by_iptables(lab: Lab) -> None:
+    ranges = [[{"subnet": "10.77.0.0/24"}]]
+    ipam = {
+        "type": "host-local",
+        "dataDir": str(lab.directory / "ipam"),
+        "ranges": ranges,
+        "routes": [{"dst": "0.0.0.0/0"}],
+    }
+    network = lab.network({"type": "ptp", "ipMasq": True, "ipMasqBackend": "iptables", "ipam": ipam})
+    lab.add(network, "web")
+    lab.serve(lab.outside, "192.0.2.2", 80)
+    assert ask(lab.containers["web"], "192.0.2.2", 80) == b"hello|192.0.2.1"
+    assert "table ip ocirt" not in lab.host.sh("nft list ruleset")
+    lab.containers.pop("web").close()
+    with lab.host.inside():
+        lab.client.gc(network, [])
+    assert gone(lab)
