@@ -12,7 +12,7 @@ import os
 import posix
 
 from ocirt import log
-from ocirt.linux import prctl, signals
+from ocirt.linux import prctl, signals, title
 from ocirt.shim import sockets, spare
 from ocirt.shim.events import Publisher
 from ocirt.shim.loop import IN, Loop
@@ -193,6 +193,8 @@ def take_over(connection: _socket.socket, socket: _socket.socket, **place: Unpac
     except OSError:
         return  # `start` has given up, and has forked a shim by itself
     connection.close()
+    # the arguments are still those of the first shim: people look for a container's shim by its id
+    title.set_arguments("-namespace", place["namespace"], "-id", place["bundle"].rpartition("/")[2], "start")
     os.environ.clear()
     os.environ.update(place["environment"])
     _settle(place)

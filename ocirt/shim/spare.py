@@ -120,10 +120,11 @@ def wait(listener: _socket.socket, address: str, idle: int, score: int) -> None:
     import select
 
     from ocirt import log
-    from ocirt.linux import fds, prctl, signals
+    from ocirt.linux import fds, prctl, signals, title
 
     posix.setsid()
     prctl.set_name("ocirt-spare")
+    title.set_arguments("spare")
     null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
     for fd in (0, 1, 2):
         posix.dup2(null, fd)

@@ -79,9 +79,12 @@ def sockets(space: Space, patience: float = 5) -> list[str]:
     """Of shims; a shim takes a moment to end."""
     directory = space.root / "run/containerd/s"
     end = time.monotonic() + patience
-    while directory.exists() and os.listdir(directory) and time.monotonic() < end:
+    while True:
+        names = os.listdir(directory) if directory.exists() else []
+        left = [name for name in names if not name.endswith(".spare")]  # it waits for the next pod
+        if not left or time.monotonic() > end:
+            return left
         time.sleep(0.05)
-    return os.listdir(directory) if directory.exists() else []
 
 
 def shims(space: Space) -> dict[int, str]:
@@ -90,7 +93,7 @@ def shims(space: Space) -> dict[int, str]:
     found = {}
     for line in listing:
         pid, state, words = line.split(None, 2)
-        if "containerd-shim-ocirt-v1" in words and not state.startswith("Z"):
+        if "containerd-shim-ocirt-v1" in words and not state.startswith("Z") and not words.endswith(" spare"):
             found[int(pid)] = words
     return found
 

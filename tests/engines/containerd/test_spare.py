@@ -62,6 +62,11 @@ def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def words(pid: int) -> list[str]:
+    """The command line, as ps(1) shows it."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode().split("\0")
+
+
 def first(engine: Engine) -> tuple[Task, int]:
     """A task in a shim that `start` has forked, and the spare shim that this one has left."""
     task = engine.task("sleep 1000")
@@ -81,6 +86,11 @@ def test_next_shim_is_its_fork(engine: Engine) -> None:
     second = engine.task("echo out; exit 3")
     assert parent(second.shim_pid) == spare
     assert second.shim_pid != spare
+    assert words(task.shim_pid)[-1] == words(second.shim_pid)[-1] == "start"
+    assert second.id in words(second.shim_pid), "people look for a container's shim by its id"
+    assert task.id not in words(second.shim_pid)
+    assert words(spare)[-1] == "spare"
+    assert not {task.id, second.id} & set(words(spare))
     assert second.answer.address != task.answer.address
     second.create()
     second.start()
