@@ -177,14 +177,20 @@ def test_stats_without_a_limit(engine: Engine) -> None:
     task.end()
 
 
+def limit(id: str, controller: str, v1: str, v2: str) -> str:
+    """A limit of a container's cgroup, on either kind of host."""
+    one = Path(f"/sys/fs/cgroup/{controller}/{id}/{v1}")
+    return (one if one.exists() else Path(f"/sys/fs/cgroup/{id}/{v2}")).read_text().strip()
+
+
 def test_update(engine: Engine) -> None:
     task = engine.running("sleep 1000")
     task("Update", resources=json_any(RESOURCES, {"memory": {"limit": 80 << 20}, "pids": {"limit": 55}}))
-    assert Path(f"/sys/fs/cgroup/pids/{task.id}/pids.max").read_text() == "55\n"
-    assert Path(f"/sys/fs/cgroup/memory/{task.id}/memory.limit_in_bytes").read_text() == f"{80 << 20}\n"
+    assert limit(task.id, "pids", "pids.max", "pids.max") == "55"
+    assert limit(task.id, "memory", "memory.limit_in_bytes", "memory.max") == str(80 << 20)
     task("Pause")
     task("Update", resources=json_any(RESOURCES, {"pids": {"limit": 44}}))
-    assert Path(f"/sys/fs/cgroup/pids/{task.id}/pids.max").read_text() == "44\n"
+    assert limit(task.id, "pids", "pids.max", "pids.max") == "44"
     task("Resume")
     task.end()
 
@@ -193,7 +199,7 @@ def test_update_of_a_created_task(engine: Engine) -> None:
     task = engine.task()
     task.create()
     task("Update", resources=json_any(RESOURCES, {"pids": {"limit": 33}}))
-    assert Path(f"/sys/fs/cgroup/pids/{task.id}/pids.max").read_text() == "33\n"
+    assert limit(task.id, "pids", "pids.max", "pids.max") == "33"
     task.delete()
     task.leave()
 
