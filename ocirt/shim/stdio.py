@@ -17,6 +17,7 @@ import os
 import termios
 from struct import pack, unpack
 
+from ocirt import log
 from ocirt.errors import InvalidConfig, doing
 from ocirt.shim import loop as events
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ocirt.shim.loggers import Logger
     from ocirt.shim.loop import Loop
 
+_EIO, _EINVAL, _EPIPE = 5, 22, 32
 _CHUNK = 1 << 16
 #: Copies in a row before others get their turn.
 _ROUNDS = 16
@@ -73,7 +75,7 @@ class Copy:
                     self._end()
                     return False
                 except OSError as error:
-                    if error.errno != 22:  # EINVAL: a terminal, or a file that is appended to
+                    if error.errno != _EINVAL:  # a terminal, or a file that is appended to
                         raise
                     self._splice = False
             if not self._buffer:
@@ -86,8 +88,10 @@ class Copy:
         except BlockingIOError:
             self._wait()
             return False
-        except OSError:
+        except OSError as error:
             # EPIPE: nobody reads the target; EIO: nobody has the terminal open any more
+            if error.errno not in (_EPIPE, _EIO):
+                log.warning(f"output or input is lost: copy from {self.source} to {self.target}: {error}")
             self._end()
             return False
 
