@@ -14,7 +14,7 @@ import pytest
 from tests.engines.conftest import assert_nothing_left
 from tests.engines.images import NAME
 from tests.engines.podman import SLEEP, Podman
-from tests.engines.space import Space
+from tests.engines.space import Census, Space
 
 
 def test_life(podman: Podman, name: str) -> None:
@@ -230,6 +230,8 @@ spec:
 def test_hundred(podman_space: Space, name: str) -> None:
     """100 containers, 8 at a time, started and stopped: none lost, nothing left behind."""
     podman = Podman(podman_space, "ocirt")
+    podman.run(NAME, "true")  # what there is once for all
+    census = Census(podman_space)
 
     def one(number: int) -> str:
         id = podman("run", "--detach", "--network", "none", "--name", f"{name}n{number}", *SLEEP).out.strip()
@@ -241,6 +243,7 @@ def test_hundred(podman_space: Space, name: str) -> None:
         ids = list(pool.map(one, range(100)))
     assert len(set(ids)) == 100
     assert name not in podman("ps", "--all").out
+    assert not census.new()
     for id in ids:
         assert_nothing_left(podman.space, id)
 
