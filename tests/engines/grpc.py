@@ -62,14 +62,15 @@ class GrpcError(Exception):
     """The service's status and message."""
 
 
-def call(space: Space, socket: str, method: str, message: dict[int, Any]) -> dict[int, Any]:
-    """One call; GrpcError unless its status is 0."""
+def call(space: Space, socket: str, method: str, message: dict[int, Any], *headers_of_ours: str) -> dict[int, Any]:
+    """One call, with further headers (`name: value`); GrpcError unless its status is 0."""
     body = pack(message)
     name = f"grpc-{os.urandom(4).hex()}"
     request, answer, headers = (space.directory / f"{name}-{kind}" for kind in ("in", "out", "headers"))
     request.write_bytes(b"\0" + len(body).to_bytes(4, "big") + body)
     flags = ("--silent", "--show-error", "--http2-prior-knowledge", "--unix-socket", socket, "--max-time", "50")
     given = ("-H", "content-type: application/grpc", "-H", "te: trailers", "--data-binary", f"@{request}")
+    given += tuple(word for header in headers_of_ours for word in ("-H", header))
     space("curl", *flags, *given, "-o", answer, "-D", headers, f"http://localhost/{method}")
     told = headers.read_text()
     data = answer.read_bytes() if answer.exists() else b""
