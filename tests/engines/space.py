@@ -204,12 +204,14 @@ class Census:
             found |= {f"file {os.path.join(top, name)}" for name in (*directories, *files)}
         return found
 
-    def new(self, patience: float = 10) -> list[str]:
-        """What was not there before, once it has had time to go."""
+    def new(self, patience: float = 10, ignore: str = "\0") -> list[str]:
+        """What was not there before, once it has had time to go, but for files whose path contains `ignore`."""
         end = time.monotonic() + patience
-        while (left := self._count() - self.before) and time.monotonic() < end:
+        while True:
+            left = {line for line in self._count() - self.before if not (line.startswith("file ") and ignore in line)}
+            if not left or time.monotonic() > end:
+                return sorted(left)
             time.sleep(0.2)
-        return sorted(left)
 
 
 def left_behind(space: Space, id: str, patience: float = 5) -> list[str]:
