@@ -79,3 +79,17 @@ def test_restart_of_the_daemon_with_paused_and_dead_tasks(containerd: Containerd
     assert ctr.execute(paused, "echo", "again").out == "again\n"
     ctr.wait_for(ending, "STOPPED")
     assert "exit code 6" in ctr("tasks", "rm", ending).err
+
+
+def test_metrics_are_the_same(containerd: Containerd, name: str) -> None:
+    """The statistics come from the shim, of the cgroups that the runtime has made."""
+    seen = {}
+    for runtime in ("ocirt", "runc", "crun"):
+        ctr = Ctr(containerd, runtime)
+        ctr.background(name, flags=("--memory-limit", str(64 << 20)))
+        metrics = json.loads(ctr("tasks", "metrics", "--format", "json", name).out)
+        assert metrics["memory"]["usage"]["limit"] == 64 << 20
+        # what is zero is left out of the rest
+        seen[runtime] = (set(metrics), set(metrics["memory"]["usage"]), set(metrics["pids"]))
+        ctr.remove(name)
+    assert seen["ocirt"] == seen["runc"] == seen["crun"]

@@ -20,6 +20,7 @@ import pytest
 
 from tests.engines.conftest import CONTRIB, assert_nothing_left, make_space, need, remove_cgroup
 from tests.engines.images import NAME
+from tests.engines.normalised import keys, normalised
 from tests.engines.space import Census, Space
 from tests.harness.runtime import Result
 
@@ -218,6 +219,20 @@ def test_security_and_shared_namespaces(docker: Docker) -> None:
     assert words == ["1000", "CapEff:", "0" * 16, "CapBnd:", "0" * 16, "NoNewPrivs:", "1", "Seccomp:", "2"]
     host = docker.run("--pid", "host", "--ipc", "host", "--uts", "host", NAME, "readlink", "/proc/self/ns/pid").out
     assert host == docker.space("readlink", "/proc/self/ns/pid").out
+
+
+def test_inspect_and_stats_are_the_same(docker_space: Space, name: str) -> None:
+    """What Docker tells of a container does not depend on the runtime."""
+    told, stats = {}, {}
+    for runtime in ("ocirt", "runc", "crun"):
+        docker = Docker(docker_space, runtime)
+        id = docker.background(name, "--memory", "64m", *SLEEP)
+        told[runtime] = normalised(json.loads(docker("inspect", name).out)[0], id, runtime, name)
+        request = ("--unix-socket", "/run/docker.sock", f"http://d/containers/{id}/stats?stream=0&one-shot=1")
+        stats[runtime] = keys(json.loads(docker_space("curl", "--silent", *request).out))
+        docker("rm", "--force", id)
+    assert told["ocirt"] == told["runc"] == told["crun"]
+    assert stats["ocirt"] == stats["runc"] == stats["crun"]
 
 
 @pytest.mark.timeout(300)
