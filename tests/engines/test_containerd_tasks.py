@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 import pytest
 
@@ -50,6 +51,20 @@ def test_checkpoint_without_criu(ctr: Ctr, name: str) -> None:
     failed = ctr("tasks", "checkpoint", "--image-path", images, name, rc=1)
     assert re.search("unknown command" if ctr.runtime == "crun" else "criu", failed.err, re.IGNORECASE), failed
     assert ctr.status(name) == "RUNNING"
+
+
+def test_out_of_memory_is_an_event(ctr: Ctr, name: str) -> None:
+    file = ctr.space.directory / f"events-{name}"
+    with file.open("wb") as out:
+        watching = ctr.space.popen(*ctr.argv("events"), stdout=out)
+    time.sleep(0.3)
+    ctr.run(name, "tail", "-c", "300000000", "/dev/zero", flags=("--memory-limit", str(32 << 20)), rc=137)
+    end = time.monotonic() + 10
+    while "/tasks/oom" not in file.read_text():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    watching.kill()
+    watching.wait()
 
 
 def test_killed_from_outside(ctr: Ctr, name: str) -> None:
