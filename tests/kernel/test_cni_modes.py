@@ -36,6 +36,7 @@ def left(site: Site) -> tuple[list[str], int, list[str], list[str], list[str]]:
     return [n for n in links if n.startswith("veth")], comments, reserved, cached, records
 
 
+REFERENCE = "/usr/lib/cni"
 CLEAN: tuple[list[str], int, list[str], list[str], list[str]] = ([], 0, [], [], [])
 
 
@@ -198,3 +199,34 @@ def test_ports_of_both_families_and_hosts(site: Site) -> None:
     for id in ("web", "four"):
         site.ocirt("delete", "-f", id)
     assert eventually(lambda: left(site) == CLEAN), left(site)
+
+
+@pytest.mark.skipif(not os.path.exists(f"{REFERENCE}/bridge"), reason="containernetworking-plugins is not installed")
+@pytest.mark.parametrize("path", [REFERENCE, f"@ocirt:{REFERENCE}"], ids=["reference", "ours first"])
+def test_the_reference_plugins(site: Site, path: str) -> None:
+    """CNI_PATH says whose plugins run."""
+    ipam = {"type": "host-local", "dataDir": f"{site.directory}/cni/networks", "ranges": [[{"subnet": "10.65.0.0/24"}]]}
+    plugins = [
+        {
+            "type": "bridge",
+            "bridge": "ref0",
+            "isDefaultGateway": True,
+            "ipMasq": True,
+            "hairpinMode": True,
+            "ipam": ipam,
+        },
+        {"type": "portmap", "capabilities": {"portMappings": True}},
+        {"type": "firewall"},
+    ]
+    content = {"cniVersion": "1.0.0", "name": "ref", "plugins": plugins}
+    (site.networks / "ref.conflist").write_text(json.dumps(content))
+    site.environment["CNI_PATH"] = path
+    site.run("web", "--network", "ref", "-p", "8080:80", command=("sh", "-c", SERVER))
+    assert eventually(lambda: page(site, site.host, "10.65.0.2", 80))
+    assert page(site, site.outside, "192.0.2.1", 8080)
+    nat = site.host.sh("iptables-save -t nat 2>/dev/null; nft list tables")
+    assert ("CNI-DN-" in nat) == (path == REFERENCE)
+    assert ("table ip ocirt\n" in nat) == (path != REFERENCE)
+    site.ocirt("delete", "-f", "web")
+    assert [i["ifname"] for i in site.host.ip("link") if i["ifname"].startswith("veth")] == []
+    assert left(site)[2:] == ([], [], [])
