@@ -93,6 +93,7 @@ def test_several_networks_at_once(site: Site) -> None:
         site.network("rm", network)
     bridges = [i["ifname"] for i in site.host.ip("link", "show", "type", "bridge")]
     assert bridges == []
+    assert list((site.directory / "cni" / "networks").iterdir()) == []
 
 
 def test_an_overlay_by_two_runtimes(tmp_path: Path) -> None:
