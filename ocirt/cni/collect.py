@@ -30,7 +30,7 @@ def collect(only: Iterable[str] = (), directory: str = CONFIG_DIRECTORY) -> list
         if not wanted and not network.ours:
             continue
         try:
-            client.gc(network, _valid(client.directory, network.name))
+            client.gc(network, valid_attachments(client.directory, network.name))
             done.append(network.name)
         except Error as error:
             errors.append(error)
@@ -39,7 +39,7 @@ def collect(only: Iterable[str] = (), directory: str = CONFIG_DIRECTORY) -> list
     return done
 
 
-def _valid(directory: str, network: str) -> Callable[[], list[tuple[str, str]]]:
+def valid_attachments(directory: str, network: str) -> Callable[[], list[tuple[str, str]]]:
     """The network's attachments whose namespace is there, found when called; names of others are forgotten."""
 
     def found() -> list[tuple[str, str]]:

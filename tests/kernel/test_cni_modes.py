@@ -231,3 +231,19 @@ def test_the_reference_plugins(site: Site, path: str) -> None:
     site.ocirt("delete", "-f", "web")
     assert [i["ifname"] for i in site.host.ip("link") if i["ifname"].startswith("veth")] == []
     assert left(site)[2:] == ([], [], [])
+
+
+def test_who_is_gone_holds_neither_address_nor_port(site: Site) -> None:
+    """The only address and the port are a container's whose state is lost: the next one gets them without `gc`."""
+    site.network("create", "small", "--subnet", "10.66.0.0/30")
+    site.run("lost", "--network", "small", "-p", "8080:80")
+    full = site.ocirt("run", "-d", "-b", site.bundle("true"), "--network", "small", "x", check=False)
+    assert "no IP addresses available in range set: 10.66.0.1-10.66.0.2" in full.stderr
+    os.kill(json.loads(site.ocirt("state", "lost").stdout)["pid"], signal.SIGKILL)
+    assert eventually(lambda: json.loads(site.ocirt("state", "lost").stdout)["status"] == "stopped")
+    shutil.rmtree(site.directory / "root" / "lost")
+    site.run("next", "--network", "small", "-p", "8080:80", command=("sh", "-c", SERVER))
+    assert "10.66.0.2/30" in site.inside("next", "ip addr show eth0")
+    assert eventually(lambda: page(site, site.outside, "192.0.2.1", 8080))
+    site.ocirt("delete", "-f", "next")
+    assert eventually(lambda: left(site)[:4] == CLEAN[:4]), left(site)
