@@ -102,9 +102,9 @@ def runtimes(ocirt: str, peers: list[str] | None) -> dict[str, str]:
 
 
 def interpreter(launcher: str) -> str:
-    """The interpreter that a launcher names."""
+    """The interpreter that a launcher names, as it starts by itself."""
     with open(launcher, encoding="utf-8") as file:
-        return file.readline()[2:].split()[0]
+        return os.path.realpath(file.readline()[2:].split()[0])
 
 
 class Profile:

@@ -104,7 +104,12 @@ def command(
     for name, path in (("o", f"/dev/fd/{out}"), ("e", f"/dev/fd/{err}"), ("c", "/dev/fd/1")):
         argv += ["-chardev", f"file,id={name},path={path}", "-serial", f"chardev:{name}"]
     for index, file in enumerate((f"{disk},readonly=on", f"{job}/scratch")):
-        argv += ["-drive", f"id=d{index},if=none,format=raw,file={file}", "-device", f"virtio-blk-pci,drive=d{index}"]
+        argv += [
+            "-drive",
+            f"id=d{index},if=none,format=raw,file.locking=off,file={file}",
+            "-device",
+            f"virtio-blk-pci,drive=d{index}",
+        ]
     argv += ["-device", "virtio-rng-pci"]
     for tag, mode, path in (("job", "rw", job), *((f"share{n}", *share) for n, share in enumerate(shares))):
         options = f"local,id={tag},path={path},security_model=none" + (",readonly=on" if mode == "ro" else "")

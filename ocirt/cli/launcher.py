@@ -57,4 +57,5 @@ def write(
 
 
 if __name__ == "__main__":
-    write(sys.argv[1], directories=(sys.argv[2],), entry=sys.argv[3], image="".join(sys.argv[4:5]))
+    _path, _directory, _entry, _image, _interpreter = sys.argv[1:]
+    write(_path, directories=(_directory,), entry=_entry, image=_image, interpreter=_interpreter)

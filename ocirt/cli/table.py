@@ -166,7 +166,7 @@ COMMANDS: dict[str, Command] = {
             CONSOLE,
             PID_FILE,
             PIDFD,
-            PRESERVE,
+            ("preserve-fds", "", "int", "N", 0, "pass N more file descriptors, from 3 on"),
         ),
     ),
     "ps": (

@@ -240,7 +240,7 @@ def attach(
                 (("IgnoreUnknown", "1"), ("K8S_POD_NAME", hostname or id)) if _is_plain(hostname or id) else (),
                 _capabilities(wish, place, index),
             )
-            result = client.add(network, attachment)
+            result = _add(client, network, attachment)
             undo.add(f"detach from {place.name}", _detacher(client, network, attachment))
             record["networks"][index].update(_told(result, place.ifname))
             if index == 0 and wish.ports and not _maps_ports(network):
@@ -248,6 +248,24 @@ def attach(
                     protocol.INVALID_CONFIG, f"network {place.name!r} maps no ports (it has no portmap plugin)"
                 )
     return record
+
+
+def _add(client: Client, network: config.NetworkList, attachment: Attachment) -> Result:
+    """ADD; if it fails while the network has attachments of containers that are gone, once more without those.
+
+    They hold addresses and ports, and whoever could have deleted them may be
+    gone as well. In networks of other programs that is those programs' business.
+    """
+    try:
+        return client.add(network, attachment)
+    except CNIError:
+        dead = [e for e in cache.entries(client.directory, network=network.name) if not e.is_alive()]
+        if not dead or not network.ours:
+            raise
+    from ocirt.cni import collect
+
+    client.gc(network, collect.valid_attachments(client.directory, network.name))
+    return client.add(network, attachment)
 
 
 def _detacher(client: Client, network: config.NetworkList, attachment: Attachment) -> Callable[[], object]:

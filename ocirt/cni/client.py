@@ -13,7 +13,7 @@ from ocirt.errors import Error, doing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
     from typing import Any, Self
 
@@ -130,13 +130,19 @@ class Client:
         join_errors(errors)
         cache.remove(self.directory, network.name, attachment)
 
-    def gc(self, network: NetworkList, valid: Iterable[tuple[str, str]]) -> None:
-        """Take back what belongs to no attachment (container, ifname) in `valid`; no ADD or DEL runs meanwhile."""
+    def gc(
+        self, network: NetworkList, valid: Iterable[tuple[str, str]] | Callable[[], Iterable[tuple[str, str]]]
+    ) -> None:
+        """Take back what belongs to no attachment (container, ifname) in `valid`; no ADD or DEL runs meanwhile.
+
+        A `valid` that was made before may miss who has just come: a function is
+        called when nobody can come any more.
+        """
         if network.disable_gc:
             return
-        keep = set(valid)
         errors: list[Error] = []
         with doing(f"collect the garbage of network {network.name}"), self._lock(network.name, exclusive=True):
+            keep = set(valid() if callable(valid) else valid)
             cache.remove_torn(self.directory)
             for entry in list(cache.entries(self.directory, network=network.name)):
                 if (entry.attachment.container, entry.attachment.ifname) in keep:

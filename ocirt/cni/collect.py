@@ -10,7 +10,7 @@ from ocirt.errors import Error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 def collect(only: Iterable[str] = (), directory: str = CONFIG_DIRECTORY) -> list[str]:
@@ -29,15 +29,23 @@ def collect(only: Iterable[str] = (), directory: str = CONFIG_DIRECTORY) -> list
     for network in found:
         if not wanted and not network.ours:
             continue
-        entries = cache.entries(client.directory, network=network.name)
-        valid = [(e.attachment.container, e.attachment.ifname) for e in entries if e.is_alive()]
-        names.collect(network.name, valid)
         try:
-            client.gc(network, valid)
+            client.gc(network, valid_attachments(client.directory, network.name))
             done.append(network.name)
         except Error as error:
             errors.append(error)
-    attached = {entry.attachment.container for entry in cache.entries(client.directory)}
-    resolvers.collect(lambda container: container not in attached)
+    resolvers.collect(lambda container: not any(cache.entries(client.directory, container=container)))
     join_errors(errors)
     return done
+
+
+def valid_attachments(directory: str, network: str) -> Callable[[], list[tuple[str, str]]]:
+    """The network's attachments whose namespace is there, found when called; names of others are forgotten."""
+
+    def found() -> list[tuple[str, str]]:
+        entries = cache.entries(directory, network=network)
+        valid = [(e.attachment.container, e.attachment.ifname) for e in entries if e.is_alive()]
+        names.collect(network, valid)
+        return valid
+
+    return found

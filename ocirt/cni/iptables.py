@@ -272,6 +272,15 @@ def _rules(
     return lines
 
 
+def refuse_taken(family: int, mappings: Sequence[PortMapping], owner: Owner) -> None:
+    """CNIError if a rule has one of the ports (for backends that don't use rules)."""
+    try:
+        _listed(family, "nat")
+    except CNIError:
+        return  # no iptables, no rules
+    _refuse_taken(family, mappings, owner)
+
+
 def _refuse_taken(family: int, mappings: Sequence[PortMapping], owner: Owner) -> None:
     """CNIError if a rule of another attachment, ours or the reference plugin's, has one of the ports."""
     from ocirt.cni.address import ip_text

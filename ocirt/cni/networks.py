@@ -276,6 +276,12 @@ def remove(name: str, directory: str, users: Iterable[str]) -> None:
         raise WrongState(f"network {name!r} is the default network; it has no file to remove")
     _remove_bridges(network)
     os.unlink(network.path)
+    for plugin in network.plugins:
+        ipam = protocol.table(plugin, "ipam")
+        if protocol.get(ipam, "type") == "host-local":
+            from ocirt.cni.plugins import host_local
+
+            host_local.forget(protocol.string(ipam, "dataDir"), name)
 
 
 def _remove_bridges(network: config.NetworkList) -> None:

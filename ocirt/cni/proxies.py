@@ -7,6 +7,7 @@ ADD, and connections wait in the kernel until the proxy is up.
 from __future__ import annotations
 
 import _socket
+import resource
 
 from ocirt.cni import holders, protocol, services
 from ocirt.cni.address import ip_text
@@ -31,6 +32,7 @@ def start(owner: Owner, mappings: Sequence[PortMapping], containers: Mapping[int
     stop(owner)
     service = services.Service(_KIND, owner.comment, {"ports": [str(m) for m in mappings]})
     made: Opened = []
+    before = _make_room(sum(m.count for m in mappings))
     try:
         for mapping in mappings:
             made += _open(mapping, containers)
@@ -42,7 +44,22 @@ def start(owner: Owner, mappings: Sequence[PortMapping], containers: Mapping[int
     finally:
         for socket, *_ in made:
             socket.close()
+        if before:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
     service.close()
+
+
+def _make_room(ports: int) -> tuple[int, int] | None:
+    """Let this process have the files that so many ports need; the limits that it had, None if they do.
+
+    Each is a socket for each family, here twice while they are handed over.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * ports + 128
+    if soft >= wanted:
+        return None
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+    return soft, hard
 
 
 def _open(mapping: PortMapping, containers: Mapping[int, bytes]) -> Opened:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ocirt.cni import networks
+from ocirt.cni import networks, protocol
 from ocirt.cni.attach import default_client
 from ocirt.commands import Options, columns, indented, write
 from ocirt.errors import Error, InvalidConfig, doing
@@ -106,7 +106,12 @@ def _list(options: Options) -> None:
         write(indented(found) + "\n")
         return
     rows = [
-        (n["name"], ",".join(p["type"] for p in n["plugins"]), str(len(n["containers"])), n["file"] or "(built in)")
+        (
+            n["name"],
+            ",".join(protocol.string(p, "type") for p in n["plugins"]),
+            str(len(n["containers"])),
+            n["file"] or "(built in)",
+        )
         for n in found
     ]
     write(columns([("NAME", "PLUGINS", "CONTAINERS", "FILE"), *rows]))

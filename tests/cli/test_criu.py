@@ -18,7 +18,8 @@ from tests.harness.runtime import Result
 from tests.harness.terminal import ConsoleSocket
 
 
-def _criu_works() -> bool:
+def criu_works() -> bool:
+    """Does CRIU itself say so?"""
     program = shutil.which("criu")
     if not program or os.geteuid():
         return False
@@ -27,7 +28,7 @@ def _criu_works() -> bool:
 
 
 pytestmark = [
-    pytest.mark.skipif(not _criu_works(), reason="CRIU does not work with this kernel (criu check): hack/vm --stock"),
+    pytest.mark.skipif(not criu_works(), reason="CRIU does not work with this kernel (criu check): hack/vm --stock"),
     pytest.mark.timeout(300),
     peer_fails("crun", "Debian's is built without CRIU"),
 ]

@@ -153,6 +153,17 @@ def test_cwd(running: Box) -> None:
     assert sh(running, "pwd", "--cwd", "/tmp") == "/tmp\n"
 
 
+@peer_fails("runc", "makes no directory for exec")
+@peer_fails("crun", "makes no directory for exec")
+def test_cwd_is_made(running: Box) -> None:
+    """As it is for the container's first process."""
+    assert sh(running, "pwd", "--cwd", "/new/directory") == "/new/directory\n"
+
+
+def test_cwd_must_be_absolute(running: Box) -> None:
+    assert running.exec("/bin/true", flags=("--cwd", "tmp"), check=False).rc != 0
+
+
 def test_user(running: Box) -> None:
     assert sh(running, "id -u; id -g", "--user", "1000:2000").split() == ["1000", "2000"]
     assert sh(running, "id -u", "-u", "1000").split() == ["1000"]

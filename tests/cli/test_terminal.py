@@ -7,6 +7,7 @@ import pty
 import select
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -152,13 +153,14 @@ def test_console_socket_that_nobody_serves(term: Box, place: Path) -> None:
 
 
 class Foreground:
-    """`run` on a terminal of its own, as from a shell."""
+    """`run`, or another command, on a terminal of its own, as from a shell."""
 
-    def __init__(self, box: Box, rows: int = 24, columns: int = 80) -> None:
+    def __init__(self, box: Box, rows: int = 24, columns: int = 80, command: Sequence[str] = ()) -> None:
         self.master, slave = pty.openpty()
         set_size(self.master, rows, columns)
         box.write()
-        argv = ["setsid", "--ctty", "--wait", *box.runtime.argv(["run", "--bundle", box.path, box.id])]
+        argv = box.runtime.argv(command or ["run", "--bundle", str(box.path), box.id])
+        argv = ["setsid", "--ctty", "--wait", *argv]
         self.process = subprocess.Popen(argv, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
         os.close(slave)
 
@@ -227,6 +229,24 @@ def test_foreground_terminal_is_given_back_after_a_failure(term: Box) -> None:
     with Foreground(term) as front:
         before = termios.tcgetattr(front.master)
         assert front.finish() != 0
+        assert termios.tcgetattr(front.master) == before
+
+
+def test_exec_on_a_foreground_terminal(box: Box) -> None:
+    """Size, resizing, raw mode, exit status: as with `run`."""
+    import termios
+
+    box.create_and_start("sleep 1000")
+    script = "trap 'stty size' WINCH; trap 'echo inside; exit 6' INT; tty; echo up; while :; do sleep 0.05; done"
+    with Foreground(box, command=["exec", "--tty", box.id, "sh", "-c", script]) as front:
+        before = termios.tcgetattr(front.master)
+        assert b"/dev/pts/" in front.read_until(b"up")
+        assert not termios.tcgetattr(front.master)[3] & termios.ECHO
+        set_size(front.master, 44, 55)
+        front.read_until(b"44 55")
+        os.write(front.master, b"\x03")
+        front.read_until(b"inside")
+        assert front.finish() == 6
         assert termios.tcgetattr(front.master) == before
 
 

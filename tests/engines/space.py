@@ -188,6 +188,37 @@ class Machine(Space):
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
+class Census:
+    """Everything in a space, to see what is new: whatever its name is, a container's or a hash."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self.before = self._count()
+
+    def _count(self) -> set[str]:
+        found: set[str] = set()
+        for line in self.space("ps", "-eo", "stat,args").out.splitlines()[1:]:
+            state, _, args = line.partition(" ")
+            if "ps -eo" not in args:
+                found.add(f"{'zombie' if state.startswith('Z') else 'process'} {args.strip()}")
+        lines = Path(f"/proc/{self.space.init}/mountinfo").read_text().splitlines()
+        found |= {f"mount {line.split()[4]}" for line in lines}
+        sockets = Path(f"/proc/{self.space.init}/net/unix").read_text().splitlines()[1:]
+        found |= {f"socket {line.split()[7]}" for line in sockets if len(line.split()) > 7}
+        for top, directories, files in os.walk(self.space.root / "run"):
+            found |= {f"file {os.path.join(top, name)}" for name in (*directories, *files)}
+        return found
+
+    def new(self, patience: float = 10, ignore: str = "\0") -> list[str]:
+        """What was not there before, once it has had time to go, but for files whose path contains `ignore`."""
+        end = time.monotonic() + patience
+        while True:
+            left = {line for line in self._count() - self.before if not (line.startswith("file ") and ignore in line)}
+            if not left or time.monotonic() > end:
+                return sorted(left)
+            time.sleep(0.2)
+
+
 def left_behind(space: Space, id: str, patience: float = 5) -> list[str]:
     """What of a container whose full id is `id` is still there: processes, mounts, cgroups, files in /run."""
     end = time.monotonic() + patience

@@ -17,7 +17,7 @@ import pytest
 
 from tests.engines.conftest import assert_nothing_left, make_space, need
 from tests.engines.images import NAME
-from tests.engines.space import Space
+from tests.engines.space import Census, Space
 from tests.harness.bundle import make_rootfs
 from tests.harness.runtime import Result
 
@@ -340,6 +340,8 @@ def test_death_of_the_shim(ctr: Ctr, name: str) -> None:
 def test_hundred(containerd: Containerd, name: str) -> None:
     """100 containers, 8 at a time, started and stopped: none lost, nothing left behind."""
     ctr = Ctr(containerd, "ocirt")
+    ctr.run(name, "true")  # what there is once for all
+    census = Census(containerd.space)
 
     def one(number: int) -> str:
         id = f"{name}n{number}"
@@ -351,6 +353,7 @@ def test_hundred(containerd: Containerd, name: str) -> None:
         ids = list(pool.map(one, range(100)))
     assert len(set(ids)) == 100
     assert name not in ctr("containers", "ls").out
+    assert not census.new()
     for id in ids:
         assert_nothing_left(ctr.space, id)
 

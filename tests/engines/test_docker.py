@@ -12,6 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import pytest
 
 from tests.engines.conftest import CONTRIB, assert_nothing_left, make_space, need, remove_cgroup
 from tests.engines.images import NAME
-from tests.engines.space import Space
+from tests.engines.normalised import keys, normalised
+from tests.engines.space import Census, Space
 from tests.harness.runtime import Result
 
 
@@ -47,8 +49,10 @@ def docker_space(program: str, image: tuple[Path, Path]) -> Iterator[Space]:
         config = json.loads((CONTRIB / "docker/daemon.json").read_text())
         config["runtimes"] |= {
             "crun": {"path": "/usr/bin/crun"},
-            "arguments": {"path": "/usr/local/bin/ocirt", "runtimeArgs": ["--debug"]},
+            "arguments": {"path": "/usr/local/bin/noting", "runtimeArgs": ["--debug"]},
         }
+        script = '#!/bin/sh\necho "$@" >> /run/arguments.log\nexec /usr/local/bin/ocirt "$@"\n'
+        space.write("/usr/local/bin/noting", script, 0o755)
         space.write("/etc/docker/daemon.json", json.dumps(config))
         flags = ("--exec-opt", "native.cgroupdriver=cgroupfs", "--bip", "172.30.99.1/24")
         log = (space.directory / "dockerd.log").open("ab")
@@ -106,6 +110,7 @@ def docker(docker_space: Space, runtime_name: str) -> Iterator[Docker]:
 
 
 SLEEP = (NAME, "sleep", "1000")
+TERMINAL = ("script", "--quiet", "--return", "--command")
 
 
 def test_output_and_status(docker: Docker) -> None:
@@ -180,8 +185,81 @@ def test_network_and_mounts(docker: Docker) -> None:
     assert docker(*given, "--volume", f"{file}:/file:ro", "--read-only", NAME, "cat", "/file").out == "here"
 
 
+def test_what_docker_itself_refuses(docker: Docker, name: str) -> None:
+    """125 is of Docker or of the runtime before the program is looked for."""
+    assert "no-such-runtime" in docker("run", "--rm", "--runtime", "no-such-runtime", NAME, "true", rc=125).err
+    error = docker.run("--workdir", "/etc/passwd", NAME, "true", rc=None)
+    assert error.rc in (125, 126, 127)
+    assert re.search("not a directory", error.err, re.IGNORECASE)
+    failed = docker("run", "--detach", "--runtime", docker.runtime, "--name", name, NAME, "/nonexistent", rc=None)
+    assert failed.rc == (125 if docker.runtime == "crun" else 127)
+    assert docker.status(name) == "created"
+    docker("rm", name)
+
+
+def test_terminal_and_states_of_exec(docker: Docker, name: str) -> None:
+    id = docker.background(name, "--read-only", "--tmpfs", "/scratch", *SLEEP)
+    assert "sleep 1000" in docker("top", id).out
+    docker("exec", id, "touch", "/scratch/x")
+    docker("exec", id, "touch", "/x", rc=1)
+    in_terminal = f"docker exec --tty --interactive {name} sh -c 'tty; stty size; exit 6'"
+    assert "/dev/pts/" in docker.space(*TERMINAL, in_terminal, "/dev/null", rc=6).out
+    docker("pause", id)
+    assert docker("exec", id, "true", rc=1).rc == 1
+    docker("unpause", id)
+    docker("kill", "--signal", "USR1", id)
+    docker("stop", "--time", "1", id)
+    assert json.loads(docker("inspect", id).out)[0]["State"]["ExitCode"] in (137, 138, 143)
+
+
+def test_security_and_shared_namespaces(docker: Docker) -> None:
+    script = "id -u; grep -E 'Cap(Eff|Bnd)|NoNewPrivs|Seccomp:' /proc/self/status"
+    flags = ("--user", "1000", "--cap-drop", "all", "--security-opt", "no-new-privileges")
+    words = docker.run(*flags, NAME, "sh", "-c", script).out.split()
+    assert words == ["1000", "CapEff:", "0" * 16, "CapBnd:", "0" * 16, "NoNewPrivs:", "1", "Seccomp:", "2"]
+    host = docker.run("--pid", "host", "--ipc", "host", "--uts", "host", NAME, "readlink", "/proc/self/ns/pid").out
+    assert host == docker.space("readlink", "/proc/self/ns/pid").out
+
+
+def test_inspect_and_stats_are_the_same(docker_space: Space, name: str) -> None:
+    """What Docker tells of a container does not depend on the runtime."""
+    told, stats = {}, {}
+    for runtime in ("ocirt", "runc", "crun"):
+        docker = Docker(docker_space, runtime)
+        id = docker.background(name, "--memory", "64m", *SLEEP)
+        told[runtime] = normalised(json.loads(docker("inspect", name).out)[0], id, runtime, name)
+        request = ("--unix-socket", "/run/docker.sock", f"http://d/containers/{id}/stats?stream=0&one-shot=1")
+        stats[runtime] = keys(json.loads(docker_space("curl", "--silent", *request).out))
+        docker("rm", "--force", id)
+    assert told["ocirt"] == told["runc"] == told["crun"]
+    assert stats["ocirt"] == stats["runc"] == stats["crun"]
+
+
+@pytest.mark.timeout(300)
+def test_many(docker_space: Space, name: str) -> None:
+    """24 containers, 8 at a time, started and stopped: none lost, nothing left behind."""
+    docker = Docker(docker_space, "ocirt")
+    docker.run(NAME, "true")  # what there is once for all
+    census = Census(docker_space)
+
+    def one(number: int) -> str:
+        given = ("run", "--detach", "--runtime", "ocirt", "--network", "none", "--name", f"{name}n{number}")
+        id = docker(*given, *SLEEP).out.strip()
+        assert docker("exec", id, "echo", str(number)).out == f"{number}\n"
+        docker("rm", "--force", id)
+        return id
+
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(one, range(24)))
+    assert len(set(ids)) == 24
+    left = census.new(ignore="/run/docker/netns/")  # mount points that dockerd removes once a minute
+    assert not left
+    for id in ids:
+        assert_nothing_left(docker_space, id)
+
+
 def test_features_are_asked_for(docker_space: Space) -> None:
-    """dockerd knows the runtime, and had nothing to complain of."""
+    """dockerd asks each runtime that has no arguments at its start, and had nothing to complain of."""
     info = json.loads(docker_space("docker", "info", "--format", "{{json .Runtimes}}").out)
     assert info["ocirt"]["path"] == "/usr/local/bin/ocirt"
     assert "ocirt" not in (docker_space.directory / "dockerd.log").read_text().replace("/usr/local/bin/ocirt", "")
@@ -190,3 +268,7 @@ def test_features_are_asked_for(docker_space: Space) -> None:
 def test_runtime_with_arguments(docker_space: Space) -> None:
     """runtimeArgs make dockerd write a wrapper that calls the runtime with them in front."""
     assert Docker(docker_space, "arguments").run(NAME, "echo", "hello").out == "hello\n"
+    lines = (docker_space.root / "run/arguments.log").read_text().splitlines()
+    commands = [line for line in lines if line.startswith("--debug --root ")]
+    for command in (" create ", " start ", " delete "):
+        assert [line for line in commands if command in f"{line} "], lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ocirt.cni import networks, protocol
+from ocirt.cni import collect, networks, protocol
 from ocirt.cni.invoke import invoke
 from ocirt.cni.plugins import host_device
 from ocirt.cni.request import Request
@@ -170,6 +171,34 @@ def test_the_proxy_inherits_no_file_of_whoever_called(lab: Lab) -> None:
     os.close(reading)
     lab.delete(network, "web")
     assert lab.left() == NOTHING
+
+
+# --- many at once ---------------------------------------------------------------------------------------------
+
+
+def test_gc_leaves_alone_who_has_come_while_it_waited(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCIRT_CNI_DIRECTORY", str(lab.directory / "cache"))
+    (lab.directory / "net.d").mkdir()
+    network = lab.network(lab.bridge(), PORTMAP)
+    (lab.directory / "net.d" / "net1.conflist").write_bytes(network.data)
+    lab.add(network, "first")
+    with open(lab.directory / "cache" / "locks" / "net1") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # an ADD that is under way
+        with lab.host.inside():
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    lock.close()
+                    collect.collect(["net1"], str(lab.directory / "net.d"))
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+        waits = Path(f"/proc/{pid}/wchan")
+        assert eventually(lambda: "lock" in waits.read_text() or "flock" in Path(f"/proc/{pid}/stack").read_text())
+        lab.add(network, "second", portMappings=[{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}])
+    assert os.waitpid(pid, 0)[1] == 0
+    lab.check(network, "first")
+    lab.check(network, "second")
 
 
 # --- reload ---------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ocirt.cni.request import DEFAULT_PATH
 from ocirt.errors import Error
 from tests.kernel.netlab import ask
 from tests.kernel.test_cni_bridge import NOTHING, PORTMAP, Lab
@@ -115,3 +116,25 @@ def test_ptp_masquerades_by_iptables(lab: Lab) -> None:
     with lab.host.inside():
         lab.client.gc(network, [])
     assert gone(lab)
+
+
+@pytest.mark.parametrize("first", ["nftables", "proxy", "iptables", "reference"])
+@pytest.mark.parametrize("second", ["nftables", "proxy", "iptables"])
+def test_a_port_is_taken_whatever_maps_it(lab: Lab, first: str, second: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCIRT_RUN_DIRECTORY", str(lab.directory / "run"))
+    backend = {} if first == "reference" else {"backend": first}
+    one = lab.network(lab.bridge(), {**PORTMAP, **backend}, version="1.0.0")
+    two = lab.network(lab.bridge("10.89.0.0/16", bridge="br1"), {**PORTMAP, "backend": second}, name="net2")
+    if first == "reference":
+        if not Path("/usr/lib/cni/portmap").exists():
+            pytest.skip("containernetworking-plugins is not installed")
+        lab.client.path = ("/usr/lib/cni",)
+    lab.add(one, "web", portMappings=[PORT])
+    lab.client.path = DEFAULT_PATH
+    with pytest.raises(Error, match="host port 8080/tcp is taken by"):
+        lab.add(two, "late", portMappings=[PORT])
+    lab.add(two, "other", portMappings=[{**PORT, "hostPort": 8081}])
+    lab.delete(two, "other")
+    if first == "reference":
+        lab.client.path = ("/usr/lib/cni",)
+    lab.delete(one, "web")

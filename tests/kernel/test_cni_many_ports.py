@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import time
 from collections.abc import Iterator
@@ -98,6 +99,17 @@ def test_time_grows_as_the_number_does(lab: Lab) -> None:
     assert lab.left() == NOTHING
 
 
+@pytest.fixture
+def few_files() -> Iterator[None]:
+    """The soft limit that services usually have."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, before[1]))
+    yield
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 1024, "it is as it was"
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.usefixtures("few_files")
 def test_a_thousand_ports_by_the_proxy(lab: Lab) -> None:
     network = lab.network(lab.bridge(), {**PORTMAP, "backend": "proxy"})
     wanted = scattered(20000)

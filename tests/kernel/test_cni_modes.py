@@ -36,6 +36,7 @@ def left(site: Site) -> tuple[list[str], int, list[str], list[str], list[str]]:
     return [n for n in links if n.startswith("veth")], comments, reserved, cached, records
 
 
+REFERENCE = "/usr/lib/cni"
 CLEAN: tuple[list[str], int, list[str], list[str], list[str]] = ([], 0, [], [], [])
 
 
@@ -92,6 +93,7 @@ def test_several_networks_at_once(site: Site) -> None:
         site.network("rm", network)
     bridges = [i["ifname"] for i in site.host.ip("link", "show", "type", "bridge")]
     assert bridges == []
+    assert list((site.directory / "cni" / "networks").iterdir()) == []
 
 
 def test_an_overlay_by_two_runtimes(tmp_path: Path) -> None:
@@ -198,3 +200,50 @@ def test_ports_of_both_families_and_hosts(site: Site) -> None:
     for id in ("web", "four"):
         site.ocirt("delete", "-f", id)
     assert eventually(lambda: left(site) == CLEAN), left(site)
+
+
+@pytest.mark.skipif(not os.path.exists(f"{REFERENCE}/bridge"), reason="containernetworking-plugins is not installed")
+@pytest.mark.parametrize("path", [REFERENCE, f"@ocirt:{REFERENCE}"], ids=["reference", "ours first"])
+def test_the_reference_plugins(site: Site, path: str) -> None:
+    """CNI_PATH says whose plugins run."""
+    ipam = {"type": "host-local", "dataDir": f"{site.directory}/cni/networks", "ranges": [[{"subnet": "10.65.0.0/24"}]]}
+    plugins = [
+        {
+            "type": "bridge",
+            "bridge": "ref0",
+            "isDefaultGateway": True,
+            "ipMasq": True,
+            "hairpinMode": True,
+            "ipam": ipam,
+        },
+        {"type": "portmap", "capabilities": {"portMappings": True}},
+        {"type": "firewall"},
+    ]
+    content = {"cniVersion": "1.0.0", "name": "ref", "plugins": plugins}
+    (site.networks / "ref.conflist").write_text(json.dumps(content))
+    site.environment["CNI_PATH"] = path
+    site.run("web", "--network", "ref", "-p", "8080:80", command=("sh", "-c", SERVER))
+    assert eventually(lambda: page(site, site.host, "10.65.0.2", 80))
+    assert page(site, site.outside, "192.0.2.1", 8080)
+    nat = site.host.sh("iptables-save -t nat 2>/dev/null; nft list tables")
+    assert ("CNI-DN-" in nat) == (path == REFERENCE)
+    assert ("table ip ocirt\n" in nat) == (path != REFERENCE)
+    site.ocirt("delete", "-f", "web")
+    assert [i["ifname"] for i in site.host.ip("link") if i["ifname"].startswith("veth")] == []
+    assert left(site)[2:] == ([], [], [])
+
+
+def test_who_is_gone_holds_neither_address_nor_port(site: Site) -> None:
+    """The only address and the port are a container's whose state is lost: the next one gets them without `gc`."""
+    site.network("create", "small", "--subnet", "10.66.0.0/30")
+    site.run("lost", "--network", "small", "-p", "8080:80")
+    full = site.ocirt("run", "-d", "-b", site.bundle("true"), "--network", "small", "x", check=False)
+    assert "no IP addresses available in range set: 10.66.0.1-10.66.0.2" in full.stderr
+    os.kill(json.loads(site.ocirt("state", "lost").stdout)["pid"], signal.SIGKILL)
+    assert eventually(lambda: json.loads(site.ocirt("state", "lost").stdout)["status"] == "stopped")
+    shutil.rmtree(site.directory / "root" / "lost")
+    site.run("next", "--network", "small", "-p", "8080:80", command=("sh", "-c", SERVER))
+    assert "10.66.0.2/30" in site.inside("next", "ip addr show eth0")
+    assert eventually(lambda: page(site, site.outside, "192.0.2.1", 8080))
+    site.ocirt("delete", "-f", "next")
+    assert eventually(lambda: left(site)[:4] == CLEAN[:4]), left(site)

@@ -195,6 +195,23 @@ class Store:
         os.close(fd)
 
 
+def forget(directory: str, network: str) -> None:
+    """Remove the store of a network that is gone, unless somebody still has an address of it."""
+    store = Store(f"{directory or _DATA_DIR}/{network}")
+    if not os.path.isdir(store.directory):
+        return
+    with store:
+        if any(True for _ in store.addresses()):
+            return
+        for name in os.listdir(store.directory):
+            if name == "lock" or name.startswith(_LAST):
+                os.unlink(f"{store.directory}/{name}")
+    try:
+        os.rmdir(store.directory)
+    except OSError:
+        pass  # another program keeps something there
+
+
 def _give_name(fd: int, path: str) -> None:
     """Link a nameless file; FileExistsError."""
     # with a directory, Python calls linkat(AT_SYMLINK_FOLLOW); link(2) would not follow

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["VERSIONS", "add", "check", "delete", "gc", "status"]
 
+_IPTABLES = "CNI-HOSTPORT-DNAT"  # the chain of all mapped ports, ours and the reference plugin's
 _BACKENDS = ("nftables", "proxy", "iptables")
 
 
@@ -83,11 +84,10 @@ def add(request: Request) -> Result:
     containers = _containers(request, result)
     if not containers:
         raise CNIError(INVALID_CONFIG, f"prevResult has no address for interface {request.ifname}")
+    _refuse_taken(request, config, containers)
     if config.backend == "proxy":
         from ocirt.cni import proxies
 
-        with request.nft() as nft:
-            ports.refuse_taken(nft, config.mappings, links.owner(request))
         proxies.start(links.owner(request), config.mappings, {f: a[1] for f, a in containers.items()})
         return result
     holders.check_free(config.mappings, containers)
@@ -109,6 +109,36 @@ def add(request: Request) -> Result:
         _allow_loopback(result)
     _forget_udp(request, config.mappings)
     return result
+
+
+def _refuse_taken(request: Request, config: _Config, containers: dict[int, Address]) -> None:
+    """CNIError if one of the other backends has one of the ports; what the own one has, it sees itself."""
+    owner = links.owner(request)
+    try:
+        with request.nft() as nft:
+            if config.backend != "nftables":
+                ports.refuse_taken(nft, config.mappings, owner)
+            by_rules = config.backend != "iptables" and _iptables_maps(nft)
+    except Error as error:
+        if isinstance(error, CNIError) or config.backend != "iptables":
+            raise
+        return  # a host without nftables
+    if by_rules:
+        from ocirt.cni import iptables
+
+        for family in containers:
+            iptables.refuse_taken(family, ports.for_family(config.mappings, family), owner)
+
+
+def _iptables_maps(nft: Socket) -> bool:
+    """Does iptables map ports of containers here? Asked without running it, or importing what does."""
+    if any(netlink_nft.chain_uses(nft, family, "nat", _IPTABLES) >= 0 for family in table.FAMILIES):
+        return True
+    try:
+        with open("/proc/thread-self/net/ip_tables_names", encoding="ascii") as file:
+            return "nat" in file.read().split()
+    except OSError:
+        return False  # the kernel has no iptables of the old kind
 
 
 def _map(request: Request, config: _Config, containers: dict[int, Address]) -> None:

@@ -177,20 +177,20 @@ def test_stats_without_a_limit(engine: Engine) -> None:
     task.end()
 
 
-def limit(task: Task, controller: str, v1: str, v2: str = "") -> str:
-    """What a file of the container's cgroup says."""
-    old, new = (Path("/sys/fs/cgroup", *part) for part in ((controller, task.id, v1), (task.id, v2 or v1)))
-    return (old if old.exists() else new).read_text().strip()
+def limit(id: str, controller: str, v1: str, v2: str) -> str:
+    """A limit of a container's cgroup, on either kind of host."""
+    one = Path(f"/sys/fs/cgroup/{controller}/{id}/{v1}")
+    return (one if one.exists() else Path(f"/sys/fs/cgroup/{id}/{v2}")).read_text().strip()
 
 
 def test_update(engine: Engine) -> None:
     task = engine.running("sleep 1000")
     task("Update", resources=json_any(RESOURCES, {"memory": {"limit": 80 << 20}, "pids": {"limit": 55}}))
-    assert limit(task, "pids", "pids.max") == "55"
-    assert limit(task, "memory", "memory.limit_in_bytes", "memory.max") == str(80 << 20)
+    assert limit(task.id, "pids", "pids.max", "pids.max") == "55"
+    assert limit(task.id, "memory", "memory.limit_in_bytes", "memory.max") == str(80 << 20)
     task("Pause")
     task("Update", resources=json_any(RESOURCES, {"pids": {"limit": 44}}))
-    assert limit(task, "pids", "pids.max") == "44"
+    assert limit(task.id, "pids", "pids.max", "pids.max") == "44"
     task("Resume")
     task.end()
 
@@ -199,7 +199,7 @@ def test_update_of_a_created_task(engine: Engine) -> None:
     task = engine.task()
     task.create()
     task("Update", resources=json_any(RESOURCES, {"pids": {"limit": 33}}))
-    assert limit(task, "pids", "pids.max") == "33"
+    assert limit(task.id, "pids", "pids.max", "pids.max") == "33"
     task.delete()
     task.leave()
 

@@ -238,39 +238,6 @@ def test_root_of_states(engine: Engine) -> None:
     assert not (root / engine.namespace / task.id).exists()
 
 
-@pytest.mark.skipif(not os.path.isdir("/run/systemd/system"), reason="systemd isn't running")
-@pytest.mark.parametrize("said", ["options", "toml", "nobody"])
-def test_systemd(engine: Engine, said: str) -> None:
-    """The cgroup is a scope that systemd makes and removes; without a word its form says who makes it."""
-    if said != "options" and engine.kind.name != "ocirt":
-        return  # runc's shim takes its own options only, and does what they say
-    bundle = engine.bundle("sleep 1000")
-    bundle.linux["cgroupsPath"] = f"system.slice:shim:{bundle.id}"
-    bundle.linux["resources"]["pids"] = {"limit": 66}
-    task = engine.task(bundle=bundle)
-    options = {
-        "options": engine.options(systemd_cgroup=True),
-        "toml": runtime_options(config_body=b"SystemdCgroup = true\n"),
-        "nobody": None,
-    }[said]
-    task.create(options=options)
-    task.start()
-    unit = f"shim-{task.id}.scope"
-    assert f"/system.slice/{unit}" in Path(f"/proc/{task.pid}/cgroup").read_text()
-    shown = subprocess.run(
-        ["systemctl", "show", "-p", "TasksMax", "-p", "ActiveState", unit], capture_output=True, text=True, check=True
-    ).stdout
-    assert "TasksMax=66" in shown
-    assert "ActiveState=active" in shown
-    assert task.pids() == [task.pid]
-    task("Pause")
-    task("Resume")
-    assert task.run("/bin/true")[0] == 0
-    task.end()
-    active = subprocess.run(["systemctl", "is-active", unit], capture_output=True, text=True, check=False).stdout
-    assert active.strip() != "active"
-
-
 def runtime_options(**fields: Any) -> Any:
     """What the CRI plugin and dockerd send to a shim that isn't runc's."""
     return schema.any_of("runtimeoptions.v1.Options", type_url="io.containerd.runtimeoptions.v1.Options", **fields)
