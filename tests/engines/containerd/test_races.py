@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.engines.containerd import ttrpc
-from tests.engines.containerd.calling import Kind
+from tests.engines.containerd.calling import CallFailed, Kind
 from tests.engines.containerd.engine import STOPPED, Engine, mount
 from tests.engines.containerd.test_spare import children
 from tests.harness.leftovers import alive, mounts
@@ -144,3 +144,41 @@ def test_mounts_at_targets_only(engine: Engine, kind: Kind) -> None:
     task.delete()
     assert not [point for point in mounts().values() if point.startswith(f"{bundle.rootfs}")]
     task.leave()
+
+
+def test_delete_of_a_state_that_cannot_be_read(engine: Engine, kind: Kind) -> None:
+    """`delete` says so, and unmounts all the same: containerd removes the bundle next."""
+    ours(kind)
+    task = engine.task()
+    task.create()
+    os.kill(task.shim_pid, signal.SIGKILL)
+    state = Path("/run/containerd/ocirt", engine.namespace, task.id, "state.json")
+    kept = state.read_bytes()
+    state.write_text("{")
+    with pytest.raises(CallFailed, match=r"state\.json"):
+        engine.caller.delete(task.id, task.bundle.path)
+    assert not task.rootfs_mounted()
+    state.write_bytes(kept)
+    engine.caller.delete(task.id, task.bundle.path)
+    assert not alive(task.pid)
+
+
+def test_shim_killed_between_mount_and_state(engine: Engine, kind: Kind) -> None:
+    """There is a mount and nothing else of the container: `delete` finds it."""
+    ours(kind)
+    directory = engine.place / "bin"
+    directory.mkdir()
+    helper = directory / "mount.fuse3"
+    helper.write_text(f'#!/bin/sh\nmount --bind "$1" "$2"; touch {engine.place}/in; sleep 1\n')
+    helper.chmod(0o755)
+    bundle = engine.bundle()
+    task = engine.adopt(bundle, engine.start(bundle, env={"PATH": f"{directory}:/usr/sbin:/usr/bin:/sbin:/bin"}))
+    pid = task.shim_pid
+    task.shim.begin("Create", **task.request(rootfs=[mount("fuse3.test", engine.image)]))
+    until(f"{engine.place}/in")
+    os.kill(pid, signal.SIGKILL)
+    assert task.rootfs_mounted()
+    engine.caller.delete(task.id, bundle.path)
+    assert not task.rootfs_mounted()
+    assert not Path("/run/containerd/ocirt", engine.namespace, task.id).exists()
+    time.sleep(1)
