@@ -80,10 +80,11 @@ class Daemon:
 
     def __init__(self, socket: _socket.socket, place: Place) -> None:
         self._address = place["address"]
+        self._socket = sockets.identity(self._address)
         self._ending = False
         self._loop = Loop(report)
         workers = Workers(self._loop, perform)
-        self._reaper = Reaper(workers)
+        self._reaper = Reaper(workers, report)
         self._publisher = Publisher(self._loop, place["events"], place["namespace"])
         self._supervisor = Supervisor(self._loop, workers, self._reaper, self._publisher, place["namespace"], self._end)
         services = Service(self._supervisor).services()
@@ -118,7 +119,7 @@ class Daemon:
             return
         self._ending = True
         self._server.close()
-        sockets.remove(self._address)
+        sockets.remove(self._address, self._socket)
         self._say_last_words(_LAST_WORDS)
 
     def _say_last_words(self, left: float) -> None:
@@ -190,6 +191,8 @@ def take_over(connection: _socket.socket, socket: _socket.socket, **place: Unpac
     spare.write_oom_score("self", place["score"])
     try:
         connection.send(b"%d" % os.getpid(), _socket.MSG_NOSIGNAL)
+        if not connection.recv(32):
+            return
     except OSError:
         return  # `start` has given up, and has forked a shim by itself
     connection.close()
@@ -209,3 +212,4 @@ def _settle(place: Place) -> None:
     close_inherited()
     os.chdir("/")
     os.environ.pop("NOTIFY_SOCKET", None)
+    posix.environ.pop(b"NOTIFY_SOCKET", None)
