@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,8 @@ with open(f"{HERE}/asked.json", "w") as file:
     json.dump({"type": kind, "options": options, "images": images, "work": work, "inherited": inherited,
                "cgroup": cgroup}, file)
 answer = json.load(open(f"{HERE}/answer.json"))
+if "hang" in answer:
+    import time; time.sleep(30)
 with open(f"{work}/{one[10]}", "w") as file:
     file.write("(00.1) fine\n(00.2) Error (criu/x.c:1): it went wrong\n" if "fail" in answer else "(00.1) fine\n")
 if "fail" in answer:
@@ -317,6 +320,27 @@ def test_failed_restore_leaves_nothing(box: Box, criu: StandIn, place: Path) -> 
     assert result.rc == 1
     assert "not today" in result.err
     assert box.runtime("state", box.id, check=False).rc == 1
+
+
+def test_restore_that_is_killed_leaves_nothing(box: Box, criu: StandIn, place: Path) -> None:
+    """delete --force takes back what CRIU was given, and not what is in it: the root file system is mounted there."""
+    box.add_user_namespace()
+    dumped(box, criu, place)
+    criu.answer({"hang": True})
+    (criu.directory / "asked.json").unlink(missing_ok=True)
+    (box.rootfs / "precious").write_text("kept")
+    images = ("--image-path", place / "images", "--bundle", box.path)
+    process = box.runtime.popen("restore", *images, "--detach", box.id, env=criu.environment)
+    end = time.monotonic() + 20
+    while not (criu.directory / "asked.json").exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    box.delete("--force")
+    assert (box.rootfs / "precious").read_text() == "kept"
+    assert (box.rootfs / "bin/busybox").exists()
+    assert not [entry for entry in os.listdir("/run") if box.id in entry]
 
 
 def test_images_that_are_not_there(box: Box, criu: StandIn, place: Path) -> None:
