@@ -94,6 +94,7 @@ def test_several_networks_at_once(site: Site) -> None:
     bridges = [i["ifname"] for i in site.host.ip("link", "show", "type", "bridge")]
     assert bridges == []
     assert list((site.directory / "cni" / "networks").iterdir()) == []
+    assert list((site.directory / "cni" / "locks").iterdir()) == []
 
 
 def test_an_overlay_by_two_runtimes(tmp_path: Path) -> None:
