@@ -63,16 +63,17 @@ WARM = (
     "ocirt.creating",
     "ocirt.hooks",
     "ocirt.cgroups.choosing",
-    "ocirt.cgroups.devices",
-    "ocirt.cgroups.hybrid",
     "ocirt.cgroups.making",
     "ocirt.cgroups.oom",
     "ocirt.cgroups.removing",
-    "ocirt.cgroups.v1",
-    "ocirt.cgroups.v2",
     "ocirt.identity.seccomp.cache",
     "ocirt.process.start",
+    "ocirt.validation.rules.seccomp",
+    "ocirt.validation.walk",
 )
+#: The same by the host's kind of cgroups.
+WARM_V1 = ("ocirt.cgroups.v1", "ocirt.cgroups.resources_v1", "ocirt.cgroups.devices", "ocirt.cgroups.hybrid")
+WARM_V2 = ("ocirt.cgroups.v2", "ocirt.cgroups.resources_v2", "ocirt.cgroups.devices_v2")
 
 
 class Daemon:
@@ -166,7 +167,8 @@ def close_inherited() -> None:
 
 def warm_up() -> None:
     """Import what creating, starting and deleting containers needs: no worker has to."""
-    for name in WARM:
+    unified = os.access("/sys/fs/cgroup/cgroup.controllers", os.F_OK)
+    for name in WARM + (WARM_V2 if unified else WARM_V1):
         __import__(name)
 
 
