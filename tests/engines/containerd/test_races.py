@@ -182,3 +182,28 @@ def test_shim_killed_between_mount_and_state(engine: Engine, kind: Kind) -> None
     assert not task.rootfs_mounted()
     assert not Path("/run/containerd/ocirt", engine.namespace, task.id).exists()
     time.sleep(1)
+
+
+def test_worker_that_started_over_dies_with_its_shim(engine: Engine, kind: Kind) -> None:
+    """PR_SET_PDEATHSIG outlives execve: the container's lock isn't kept by a worker without a shim."""
+    ours(kind)
+    bundle = engine.bundle()
+    bundle.namespace("pid", remove=True)
+    for name in ("bounding", "permitted", "effective"):
+        bundle.process["capabilities"][name] = [*bundle.process["capabilities"].get(name, ()), "CAP_SYS_PTRACE"]
+    bundle.config["hooks"] = {"createRuntime": [hook(f"echo $PPID > {engine.place}/worker; exec sleep 2")]}
+    task = engine.task(bundle=bundle)
+    pid = task.shim_pid
+    task.shim.begin("Create", **task.request())
+    until(f"{engine.place}/worker")
+    time.sleep(0.1)
+    worker = int(Path(engine.place, "worker").read_text())
+    assert b"-operation" in Path(f"/proc/{worker}/cmdline").read_bytes()
+    os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + 2
+    while alive(worker):
+        assert time.monotonic() < end, "it lives on"
+        time.sleep(0.01)
+    engine.caller.delete(task.id, bundle.path)
+    assert not task.rootfs_mounted()
+    time.sleep(2)
