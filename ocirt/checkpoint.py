@@ -15,7 +15,7 @@ from ocirt.container import CREATED, CREATING, STOPPED, Container
 from ocirt.errors import Error, InvalidConfig, NotFound, Unsupported, WrongState, doing
 from ocirt.linux import paths
 from ocirt.process.plan import Plan
-from ocirt.rootfs import devices
+from ocirt.rootfs import nodes
 from ocirt.rootfs import options as mount_options
 
 TYPE_CHECKING = False
@@ -85,11 +85,10 @@ def external_mounts(config: Config) -> list[tuple[str, str]]:
     ]
 
 
-def bound_devices(id: str, bundle: str, rootfs: str, config: Config) -> list[str]:
-    """Paths of the devices that are the host's, bound: in a user namespace none can be made."""
-    plan = Plan(id, bundle, rootfs, config)
+def bound_devices(plan: Plan) -> list[str]:
+    """Paths of the devices that are bound: in a user namespace none can be made."""
     new, joined = namespaces.split(plan.linux)
-    return list(devices.wanted(plan)) if "user" in new or "user" in joined else []
+    return list(nodes.bound(plan)) if "user" in new or "user" in joined else []
 
 
 def checkpoint(runtime: Runtime, id: str, images: Images) -> None:
@@ -136,9 +135,8 @@ def _options(container: Container, config: Config, images: Images) -> dict[str, 
     external = [f"mnt[{destination}]:{destination}" for destination, _ in external_mounts(config)]
     external += _external_namespaces(config)
     external += [f"mnt[{path}]:{path}" for path in _masked_files(container.pid, config)]
-    record = container.record
-    bound = bound_devices(container.id, record["bundle"], record["rootfs"], config)
-    external += [f"mnt[{path}]:{path}" for path in bound]
+    plan = Plan(container.id, container.record["bundle"], container.record["rootfs"], config)
+    external += [f"mnt[{path}]:{path}" for path in bound_devices(plan)]
     return {
         **images.options("dump.log"),
         "pid": container.pid,

@@ -5,17 +5,17 @@ from __future__ import annotations
 import posix as os
 import time
 
-from ocirt import announcing, cgroups, console, hooks, limiting, namespaces, rootfs
+from ocirt import announcing, cgroups, console, limiting, namespaces, rootfs
 from ocirt.bundle import Bundle, dump_json, load
 from ocirt.container import CONFIG, CREATED, CREATING, STOPPED, Container, end_process
 from ocirt.errors import Error, Undo, WrongState, doing, from_oserror
 from ocirt.identity import capabilities, labels, limits, seccomp
+from ocirt.linux.files import null_device
 from ocirt.linux.oslike import environ, exists
 from ocirt.log import step, warning
 from ocirt.process import seal, steps
 from ocirt.process.plan import Plan
 from ocirt.process.runtime import spawn
-from ocirt.process.start import died
 from ocirt.process.starting import has_runtime_hooks
 from ocirt.process.sync import Gone
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from ocirt.cgroups.base import Cgroup
     from ocirt.lifecycle import Runtime
     from ocirt.networking import Networking
-
-_NULL = os.makedev(1, 3)
 
 
 class Options:
@@ -94,6 +92,8 @@ def create(runtime: Runtime, id: str, path: str, options: Options) -> Container:
         try:
             _make(runtime, container, plan, cgroup, options, undo)
         except Gone as error:
+            from ocirt.process.start import died
+
             raise died(container, error) from None
         except Error as error:
             if plan.userns:
@@ -200,6 +200,10 @@ def _plan(id: str, bundle: Bundle, options: Options) -> Plan:
     plan.no_new_keyring = options.no_new_keyring
     plan.preserve_fds = options.preserve_fds
     plan.steps = steps.CREATE
+    if bundle.config.get("hooks"):
+        from ocirt import hooks
+
+        plan.run_hooks = hooks.run
     _pass_listen_fds(plan)
     if plan.process.get("terminal"):
         size = plan.process.get("consoleSize")
@@ -302,14 +306,6 @@ def _open_descriptors(plan: Plan, options: Options) -> None:
             os.close(options.console)
 
 
-def null_device() -> int:
-    """The host's /dev/null, verified: an image can't have put it there (CVE-2025-31133)."""
-    null = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
-    if os.fstat(null).st_rdev != _NULL:
-        raise Error("/dev/null of the host is not the null device (character device 1:3)")
-    return null
-
-
 def _close_descriptors(plan: Plan) -> None:
     """Init has its own copies by now."""
     assert plan.listener is not None
@@ -332,13 +328,15 @@ def _run_runtime_hooks(container: Container, plan: Plan) -> None:
             # the environment exists (Lifecycle, step 2): the suite and crun tell the old kind of hook `created`
             status = CREATED if kind == "prestart" else CREATING
             state = dump_json(container.state(status, container.pid))
-            hooks.run(kind, wanted[kind], state, container.record["bundle"])
+            plan.run_hooks(kind, wanted[kind], state, container.record["bundle"])
 
 
 def _poststop(container: Container) -> None:
     wanted = container.hooks("poststop")
     if wanted and container.pid:
         state = dump_json(container.state(STOPPED, 0))
+        from ocirt import hooks
+
         failures = hooks.run_all("poststop", wanted, state, container.record["bundle"])
         if failures:
             raise failures[0]

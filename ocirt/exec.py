@@ -11,9 +11,9 @@ import posix as os
 from ocirt import console, log, namespaces
 from ocirt.announcing import send_pidfd, write_pid_file
 from ocirt.container import CREATING, PAUSED, STOPPED, Container, end_process
-from ocirt.creating import null_device
 from ocirt.errors import Undo, WrongState, doing
 from ocirt.identity import capabilities, labels, limits, scheduling, seccomp
+from ocirt.linux.files import null_device
 from ocirt.process import seal, steps
 from ocirt.process.plan import Plan
 from ocirt.process.runtime import spawn

@@ -12,7 +12,6 @@ import fcntl
 import posix as os
 import select
 
-from ocirt import exec as execution
 from ocirt import lifecycle, log
 from ocirt.errors import Undo
 from ocirt.lifecycle import Runtime
@@ -108,6 +107,8 @@ def execute(
     runtime: Runtime, container: Container, config: dict[str, Any], process: Any, *, detach: bool, **creation: Any
 ) -> int:
     """Run a process in a container (exec.execute) and wait for it unless detached; its exit status."""
+    from ocirt import exec as execution
+
     if detach:
         execution.execute(runtime, container, config, process, execution.Options(**creation))
         return 0

@@ -309,6 +309,10 @@ def _leftovers(record: dict[str, Any]) -> list[tuple[str, Any]]:
         from ocirt.rootfs import unmount_host
 
         steps.append(("unmount what was mounted on the host", lambda: unmount_host(record["rootfs"], record["mounts"])))
+    if record.get("criu"):
+        from ocirt.restore import take_back
+
+        steps.append(("unmount what CRIU was given", lambda: take_back(record["criu"])))
     if record.get("intelRdt"):
         from ocirt.cgroups import intelrdt
 
@@ -325,8 +329,8 @@ def _end(container: Container, cgroup: Any, status: str) -> None:
     pid = container.pid
     if pid and status != STOPPED and container.alive():
         _container.end_process(pid, cgroup.thaw if status == PAUSED else None)
-    # in a pid namespace of its own everything has gone with init
-    if not container.record.get("pidNamespace", False):
+    # in a pid namespace of its own everything has gone with init; but a CRIU whose restore was killed is outside of it
+    if not container.record.get("pidNamespace", False) or container.record.get("criu"):
         cgroup.kill()
 
 

@@ -10,11 +10,11 @@ import os
 
 from ocirt.bundle import parse_json
 from ocirt.container import CREATING, STOPPED, Container
-from ocirt.creating import null_device
 from ocirt.errors import Error, InvalidConfig, Unsupported, WrongState, doing, from_oserror
 from ocirt.exec import namespaces_of
 from ocirt.identity import capabilities
 from ocirt.linux import mount, paths
+from ocirt.linux.files import null_device
 from ocirt.process import seal, steps
 from ocirt.process.entering import open_root
 from ocirt.process.plan import Plan

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from ocirt import log
-from ocirt.errors import Error, doing
+from ocirt.errors import Error, InvalidConfig, doing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +43,11 @@ def wanted(config: Config, flags: dict[str, Any] | None, pid_of: Callable[[str],
         wish = attach.parse(**flags) if flags else attach.wish_of(annotations)
         if wish is None:
             return None
+        if wish.places and os.geteuid() != 0:
+            raise InvalidConfig(
+                f"network {wish.places[0].name!r} is made on the host, which needs root "
+                "(without it: none, host or container:ID)"
+            )
         attach.adapt(config, wish, pid_of)  # type: ignore[arg-type]
     return Networking(config, wish)
 

@@ -7,6 +7,7 @@ file system where CRIU mounts it, what stands for bind mounts, pipes and the ter
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 
 from ocirt import announcing, cgroups, console, criu, hooks, namespaces
@@ -26,6 +27,7 @@ from ocirt.errors import Error, InvalidConfig, Undo, Unsupported, doing
 from ocirt.identity import capabilities
 from ocirt.linux import fds, mount, paths
 from ocirt.process.plan import Plan
+from ocirt.rootfs import nodes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,17 +88,33 @@ def restore(runtime: Runtime, id: str, path: str, images: Images, creation: dict
         undo.add("remove the cgroup", cgroup.remove)
         container.record["cgroup"] = cgroup.record()
         container.record["freezer"] = freezer_file(cgroup)
+        # written down first: delete must not walk into them after a crash
+        given = container.record["criu"] = [f"{container.directory}/criu-root", f"/run/.ocirt-devices-{id}"]
         container.save()
+        undo.add("unmount what CRIU was given", lambda: take_back(given))
         undo.add("kill the processes", lambda: _end(container))
         _Restoration(container, bundle, images, options, cgroup).run()
         if options.pid_file:
             announcing.write_pid_file(options.pid_file, container.pid)
         if options.pidfd_socket:
             announcing.send_pidfd(options.pidfd_socket, container.pid)
-        del container.record["status"]
+        take_back(given)
+        del container.record["status"], container.record["criu"]
         container.save()
     container.unlock()
     return container
+
+
+def take_back(directories: list[str]) -> None:
+    """Unmount and remove the directories that CRIU takes the root and the devices from."""
+    for directory in directories:
+        if os.path.isdir(directory):
+            try:
+                mount.umount2(os.fsencode(directory), _MNT_DETACH | mount.UMOUNT_NOFOLLOW)
+            except Error as error:
+                if error.errno != errno.EINVAL:  # it is no mount yet
+                    raise
+            os.rmdir(directory)
 
 
 def _end(container: Container) -> None:
@@ -122,6 +140,7 @@ class _Restoration:
         self.images = images
         self.options = options
         self.cgroup = cgroup
+        self._root, self._devices = container.record["criu"]
         self.passed: list[int] = []
         self.inherit: list[dict[str, Any]] = []
 
@@ -132,7 +151,9 @@ class _Restoration:
         os.makedirs(images.work, mode=0o700, exist_ok=True)
         self._inherit_descriptors()
         self._inherit_namespaces(opened)
-        root = f"{self.container.directory}/criu-root"
+        root = self._root
+        if bound_devices(self._plan()):
+            self._make_devices()
         os.mkdir(root, 0o700)
         mount.mount(os.fsencode(self.bundle.rootfs), os.fsencode(root), None, mount.MS_BIND | mount.MS_REC, None)
         try:
@@ -151,18 +172,36 @@ class _Restoration:
         except Error as error:
             raise with_log(error, f"{images.work}/restore.log") from None
         finally:
-            mount.umount2(os.fsencode(root), _MNT_DETACH)
-            os.rmdir(root)
             for fd in opened:
                 os.close(fd)
+
+    def _plan(self) -> Plan:
+        return Plan(self.container.id, self.bundle.path, self.bundle.rootfs, self.config)
+
+    def _make_devices(self) -> None:
+        """Nodes for a user namespace, as `rootfs.nodes` makes them.
+
+        CRIU binds them when it is in that namespace, so that root of it must reach them, and nobody else; the mount
+        has the flags that they had, because it may not change them there.
+        """
+        os.mkdir(self._devices, 0o700)
+        target = os.fsencode(self._devices)
+        mount.mount(b"dev", target, b"tmpfs", mount.MS_NOEXEC, b"mode=700,size=1m")
+        linux = self.config.get("linux") or {}
+        os.chown(self._devices, _root_of(linux.get("uidMappings")), _root_of(linux.get("gidMappings")))
+        store = os.open(self._devices, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            nodes.fill(store, self._plan())
+        finally:
+            os.close(store)
 
     def _options(self, root: str) -> dict[str, Any]:
         given = self.images.given
         external = [f"mnt[{key}]:{source}" for key, source in self._sources()]
+        sources = {path: f"{self._devices}/{n}" for n, path in enumerate(bound_devices(self._plan()))}
         masked = (self.config.get("linux") or {}).get("maskedPaths") or ()
-        external += [f"mnt[{path}]:/dev/null" for path in masked]
-        bound = bound_devices(self.container.id, self.bundle.path, self.bundle.rootfs, self.config)
-        external += [f"mnt[{path}]:{path}" for path in bound]
+        external += [f"mnt[{path}]:{sources.get('/dev/null', '/dev/null')}" for path in masked]
+        external += [f"mnt[{path}]:{source}" for path, source in sources.items()]
         return {
             **self.images.options("restore.log"),
             "root": root,

@@ -35,6 +35,7 @@ class Bench:
         self.rounds = rounds
         self.profile = profile
         self.prefix = f"ocirtbench{os.getpid()}"
+        self.above = f"{self.prefix}/" if host.take_share(self.prefix) else ""
         self.rootfs = f"{directory}/rootfs"
         self.python = host.interpreter(runtimes["ocirt"])
         self.log = f"{directory}/stderr"
@@ -43,12 +44,16 @@ class Bench:
         bundles.make_rootfs(self.rootfs)
 
     def id(self, name: str) -> str:
-        """A container's id, and the name of its cgroup."""
+        """A container's id."""
         return f"{self.prefix}-{name}"
+
+    def cgroup(self, name: str) -> str:
+        """The path of its cgroup."""
+        return f"{self.above}{self.id(name)}"
 
     def bundle(self, kind: str, runtime: str, *args: str, name: str = "") -> str:
         """A bundle of the kind plain or full, for one container of one runtime."""
-        cgroup = self.id(name or runtime)
+        cgroup = self.cgroup(name or runtime)
         config = (
             bundles.plain(self.rootfs, cgroup, *args)
             if kind == "plain"
@@ -228,7 +233,7 @@ def seccomp(bench: Bench) -> list[Paired]:
     ways: Ways = {}
     pairs = []
     for name in bench.runtimes:
-        config = bundles.full(bench.rootfs, bench.id(name), bench.profile, "/bin/true")
+        config = bundles.full(bench.rootfs, bench.cgroup(name), bench.profile, "/bin/true")
         profiled = bench.write(f"profiled-{name}", config)
         del config["linux"]["seccomp"]
         without = bench.write(f"unprofiled-{name}", config)
@@ -268,7 +273,7 @@ def limits(bench: Bench) -> list[Table]:
 def _ladder(bench: Bench, runtime: str, resource: str, ladder: Iterable[int], unit: int) -> tuple[str, str]:
     some = ""
     for step in ladder:
-        config = bundles.plain(bench.rootfs, bench.id(runtime), "/bin/true")
+        config = bundles.plain(bench.rootfs, bench.cgroup(runtime), "/bin/true")
         config["linux"]["resources"][resource] = {"limit": step * unit}
         bundle = bench.write(f"ladder-{runtime}", config)
         good = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 
 from ocirt import userns
 from ocirt.check.finding import MISSING, OK, PARTLY, Probe, amount
@@ -41,7 +42,22 @@ def _criu() -> tuple[str, str]:
     path = find()
     if not path:
         return MISSING, "criu is not installed: no checkpoint, no restore"
-    return OK, f"{path} {version(path)}"
+    told = f"{path} {version(path)}"
+    wrong = _refused(path)
+    return (PARTLY, f"{told} can't save containers here: {wrong}") if wrong else (OK, told)
+
+
+def _refused(path: str) -> str:
+    """What `criu check` has against this kernel, "" if nothing: CRIU tells its version also where it can do no more."""
+    command = [path, "check"]
+    result = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=60, check=False
+    )
+    if result.returncode == 0:
+        return ""
+    lines = (result.stderr + result.stdout).strip().splitlines() or [f"`criu check` gives {result.returncode}"]
+    line = next((line for line in lines if line.startswith("Error")), lines[0])
+    return line.partition("): ")[2] or line
 
 
 def _nftables() -> tuple[str, str]:
@@ -59,7 +75,7 @@ def _iptables() -> tuple[str, str]:
 
 PROBES = (
     Probe("tools", "newuidmap", _id_helpers, "apt-get install uidmap: without it a user's container has one id"),
-    Probe("tools", "criu", _criu, "apt-get install criu, and `criu check` must be content"),
+    Probe("tools", "criu", _criu, "install criu, of a version that knows this kernel: `criu check` must be content"),
     Probe("network", "nftables", _nftables, "modprobe nf_tables; port forwarding falls back to iptables or a proxy"),
     Probe("network", "iptables", _iptables, "only needed where nftables is not there"),
 )

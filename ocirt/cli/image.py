@@ -25,6 +25,15 @@ from ocirt.cli.lean import compiled
 #: What no verb of the hot path imports.
 _LEFT_OUT = ("ocirt.cni", "ocirt.proxy", "ocirt.cli.explain", "ocirt.validation.explain")
 
+#: What functions of a module import whatever the container is: it comes along as well.
+_ALONG = {
+    "ocirt.commands.create": ("ocirt.creating",),
+    "ocirt.commands.run": ("ocirt.creating", "ocirt.process.start"),
+    "ocirt.commands.start": ("ocirt.process.start",),
+    "ocirt.commands.delete": ("ocirt.cgroups",),
+    "ocirt.creating": ("ocirt.validation", "ocirt.cgroups.choosing", "ocirt.cgroups.making"),
+}
+
 #: Modules in C that have a file of their own: where it is, is looked for once, when the image is made.
 _EXTENSIONS = ("_json", "_ctypes")
 
@@ -136,7 +145,8 @@ def build(root: str, path: str) -> None:
     for name, (package, source) in found.items():
         with open(source, "rb") as text:
             code, imported = compiled(text.read(), source, name)
-        data = marshal.dumps((code, tuple(need for need in imported if need in found and need != name)))
+        needs = [need for need in (*imported, *_ALONG.get(name, ())) if need in found and need != name]
+        data = marshal.dumps((code, tuple(needs)))
         table[name] = (package, len(body), len(data))
         body += data
     head = marshal.dumps((compile(BOOT, "<image>", "exec"), table, _extensions()))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from binascii import a2b_base64, b2a_base64
 
 from ocirt import log
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 DIRECTORY = "/var/lib/cni"
 _KIND = "cniCacheV1"
+_WRITTEN = 60  # seconds after which whoever wrote a file is through
 
 
 class Entry:
@@ -184,7 +186,7 @@ def entries(directory: str, *, network: str = "", container: str = "") -> Iterat
 
 
 def remove_torn(directory: str) -> None:
-    """Remove temporary files of writers that are gone, and files that are empty (torn by a crash of the host)."""
+    """Remove temporary files of writers that are gone, and files that a crash of the host has torn."""
     try:
         names = os.listdir(f"{directory}/results")
     except (FileNotFoundError, NotADirectoryError):
@@ -196,13 +198,26 @@ def remove_torn(directory: str) -> None:
         except OSError:
             continue
         try:
-            if name.startswith(".") or os.fstat(fd).st_size == 0:
+            if name.startswith(".") or _is_torn(fd):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.unlink(path)
         except OSError:
             continue
         finally:
             os.close(fd)
+
+
+def _is_torn(fd: int) -> bool:
+    """Is the file empty, or no JSON for so long that nobody can be writing it (libcni doesn't by renaming)?"""
+    found = os.fstat(fd)
+    if found.st_size == 0:
+        return True
+    if time.time() - found.st_mtime < _WRITTEN:
+        return False
+    try:
+        return protocol.mapping(parse_json(os.pread(fd, 64 << 20, 0), "")) is None
+    except Error:
+        return True
 
 
 def identity(netns: str) -> str:

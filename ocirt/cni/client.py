@@ -161,6 +161,13 @@ class Client:
                         errors.append(error)
             join_errors(errors)
 
+    def forget(self, network: str) -> None:
+        """The network is gone: so is its lock."""
+        try:
+            os.unlink(f"{self.directory}/locks/{network}")
+        except FileNotFoundError:
+            pass
+
     def status(self, network: NetworkList) -> None:
         """CNIError (50, 51) of the first plugin that can't take an ADD."""
         if not protocol.at_least(network.version, protocol.SINCE["STATUS"]):

@@ -6,10 +6,10 @@ import posix as os
 
 from ocirt import exec as execution
 from ocirt import foreground
-from ocirt.bundle import parse_json
 from ocirt.commands import Options, runtime
 from ocirt.errors import InvalidConfig, doing
 from ocirt.identity.capabilities import NUMBERS
+from ocirt.jsontext import parse_json
 from ocirt.validation import check_process
 
 TYPE_CHECKING = False

@@ -129,6 +129,7 @@ def _remove(options: Options) -> None:
             # what a network has of its own goes with it: the interface to other hosts, stale reservations
             default_client().gc(networks.find(name, _directory(options)), ())
         networks.remove(name, _directory(options), users)
+        default_client().forget(name)
     write(f"{name}\n")
 
 

@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from ocirt.identity.capabilities import Sets
     from ocirt.identity.seccomp import Filter
     from ocirt.process.sync import Channel
-    from ocirt.spec import Config, Linux, Process, User
+    from ocirt.spec import Config, Hook, Linux, Process, User
 
     Step = Callable[["Plan"], object]
+
+
+def _no_hooks(kind: str, hooks: list[Hook], state: bytes, cwd: str | None) -> None:
+    del kind, hooks, state, cwd
 
 
 class Plan:
@@ -40,6 +44,7 @@ class Plan:
         cpu_affinity    CPUs of exec's process (execCPUAffinity); empty: as they are; None: all
         size            (rows, columns) of the console, (0, 0) if not set
         entrances       by which init enters its cgroups itself, None: the runtime moves it
+        run_hooks       hooks.run, if there are hooks: init can't import it
         state           (status, pid) -> the state JSON that hooks read on stdin
         console_socket  connected socket that wants the pty master, -1 if none
         null            O_PATH fd of the host's /dev/null, verified to be char 1:3 (CVE-2025-31133)
@@ -90,6 +95,7 @@ class Plan:
         "process",
         "root",
         "rootfs",
+        "run_hooks",
         "size",
         "state",
         "steps",
@@ -127,6 +133,7 @@ class Plan:
         self.cpu_affinity: list[int] | None = None
         self.size: tuple[int, int] = (0, 0)
         self.state: Callable[[str, int], bytes] = lambda _status, _pid: b"{}"
+        self.run_hooks: Callable[[str, list[Hook], bytes, str | None], None] = _no_hooks
         self.steps: tuple[Step, ...] = ()
         self.console_socket = -1
         self.null = -1

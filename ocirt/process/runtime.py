@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 import posix as os
 
-from ocirt import log, namespaces, userns
+from ocirt import log, namespaces
 from ocirt.errors import Error, doing
 from ocirt.linux import sched
-from ocirt.process import init, intermediate, sync
+from ocirt.process import init, sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,10 +35,14 @@ def spawn(plan: Plan, cgroup: int = -1) -> tuple[int, sync.Channel]:
     elif "user" not in plan.joined:
         first = plan.new - {"cgroup", "time"}
     if plan.userns:
+        from ocirt import userns
+
         userns.own_streams(plan)
     gc.freeze()  # the collector must not touch, and so copy, the pages that init shares with us
     gc.disable()
     if through:
+        from ocirt.process import intermediate
+
         plan.entered = set(first)
         pid = sched.clone(namespaces.flags(first))
         if pid == 0:
@@ -56,6 +60,8 @@ def spawn(plan: Plan, cgroup: int = -1) -> tuple[int, sync.Channel]:
     theirs.close()
     try:
         if "user" in first:
+            from ocirt import userns
+
             with doing("map the ids of the user namespace"):
                 userns.write_mappings(pid, plan.linux)
             ours.send("mapped")

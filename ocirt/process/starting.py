@@ -5,7 +5,6 @@ from __future__ import annotations
 import _socket
 import posix as os
 
-from ocirt import hooks
 from ocirt.linux import fds, prctl
 from ocirt.process.sync import Channel
 
@@ -43,7 +42,7 @@ def _run(plan: Plan, kind: str, status: str, cwd: str | None) -> None:
     wanted: list[Hook] | None = (plan.config.get("hooks") or {}).get(kind)  # type: ignore[assignment]
     if wanted:
         # runtime.md, State: hooks inside see the pid as the container sees it
-        hooks.run(kind, wanted, plan.state(status, os.getpid()), cwd)
+        plan.run_hooks(kind, wanted, plan.state(status, os.getpid()), cwd)
 
 
 def tell_ready(plan: Plan) -> None:

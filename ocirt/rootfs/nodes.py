@@ -27,27 +27,38 @@ _FDS_MAX = 250
 
 def prepare(plan: Plan) -> None:
     """Fill `plan.device_trees`. Without the privilege for it, init binds the host's nodes."""
-    # a FIFO is no device: init may make it
-    wanted = {path: device for path, device in devices.wanted(plan).items() if device[0] != stat.S_IFIFO}
+    wanted = bound(plan)
     if not wanted or "mount" not in plan.new:
         return
-    uids, gids = ranges_of(plan.linux.get("uidMappings")), ranges_of(plan.linux.get("gidMappings"))
-    umask = os.umask(0)
     store = -1
     try:
         store = m.new_filesystem("tmpfs", [("source", "dev"), ("mode", "700"), ("size", "1m")], m.MOUNT_ATTR_NOEXEC)
-        for number, (kind, major, minor, mode, uid, gid) in enumerate(wanted.values()):
-            os.mknod(str(number), kind | mode, os.makedev(major, minor), dir_fd=store)
-            os.chown(str(number), host_id(uids, uid), host_id(gids, gid), dir_fd=store)
+        fill(store, plan)
         for path, tree in zip(wanted, _clone_each(store, len(wanted)), strict=False):
             plan.device_trees[path] = tree
     except (Error, OSError) as error:
         if error.errno not in (libc.EPERM, libc.ENOSYS, _EACCES):
             raise
     finally:
-        os.umask(umask)
         if store >= 0:
             os.close(store)
+
+
+def bound(plan: Plan) -> dict[str, devices.Device]:
+    """The devices that init can't make. A FIFO is none: it may."""
+    return {path: device for path, device in devices.wanted(plan).items() if device[0] != stat.S_IFIFO}
+
+
+def fill(store: int, plan: Plan) -> None:
+    """Make the nodes of `bound(plan)` in a directory, named 0, 1, 2 …"""
+    uids, gids = ranges_of(plan.linux.get("uidMappings")), ranges_of(plan.linux.get("gidMappings"))
+    umask = os.umask(0)
+    try:
+        for number, (kind, major, minor, mode, uid, gid) in enumerate(bound(plan).values()):
+            os.mknod(str(number), kind | mode, os.makedev(major, minor), dir_fd=store)
+            os.chown(str(number), host_id(uids, uid), host_id(gids, gid), dir_fd=store)
+    finally:
+        os.umask(umask)
 
 
 def _clone_each(store: int, count: int) -> list[int]:

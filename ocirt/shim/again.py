@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 
+from ocirt import log
 from ocirt.jsontext import parse_json
-from ocirt.shim.work import perform
+from ocirt.shim.work import handed_over, perform
 from ocirt.shim.worker import finish
 
 TYPE_CHECKING = False
@@ -23,7 +24,7 @@ def do(fd: int) -> None:
         data += more
     os.close(fd)
     operation: Any = parse_json(data, "the operation")
-    for kept in (operation["answer"], operation.get("console", -1)):
-        if kept >= 0:
-            os.set_inheritable(kept, False)
+    for kept in handed_over(operation):
+        os.set_inheritable(kept, False)
+    log.to_descriptor(operation["log"], operation["level"])  # stderr is the container's
     finish(perform, operation)

@@ -63,7 +63,8 @@ def write(path: str, data: bytes) -> None:
     """Replace a file, atomically."""
     fd = posix.open(path + ".new", posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o600)
     try:
-        posix.write(fd, data)
+        while data:
+            data = data[posix.write(fd, data) :]
     finally:
         posix.close(fd)
     posix.rename(path + ".new", path)

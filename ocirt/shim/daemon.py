@@ -63,16 +63,17 @@ WARM = (
     "ocirt.creating",
     "ocirt.hooks",
     "ocirt.cgroups.choosing",
-    "ocirt.cgroups.devices",
-    "ocirt.cgroups.hybrid",
     "ocirt.cgroups.making",
     "ocirt.cgroups.oom",
     "ocirt.cgroups.removing",
-    "ocirt.cgroups.v1",
-    "ocirt.cgroups.v2",
     "ocirt.identity.seccomp.cache",
     "ocirt.process.start",
+    "ocirt.validation.rules.seccomp",
+    "ocirt.validation.walk",
 )
+#: The same by the host's kind of cgroups.
+WARM_V1 = ("ocirt.cgroups.v1", "ocirt.cgroups.resources_v1", "ocirt.cgroups.devices", "ocirt.cgroups.hybrid")
+WARM_V2 = ("ocirt.cgroups.v2", "ocirt.cgroups.resources_v2", "ocirt.cgroups.devices_v2")
 
 
 class Daemon:
@@ -80,10 +81,11 @@ class Daemon:
 
     def __init__(self, socket: _socket.socket, place: Place) -> None:
         self._address = place["address"]
+        self._socket = sockets.identity(self._address)
         self._ending = False
         self._loop = Loop(report)
         workers = Workers(self._loop, perform)
-        self._reaper = Reaper(workers)
+        self._reaper = Reaper(workers, report)
         self._publisher = Publisher(self._loop, place["events"], place["namespace"])
         self._supervisor = Supervisor(self._loop, workers, self._reaper, self._publisher, place["namespace"], self._end)
         services = Service(self._supervisor).services()
@@ -118,7 +120,7 @@ class Daemon:
             return
         self._ending = True
         self._server.close()
-        sockets.remove(self._address)
+        sockets.remove(self._address, self._socket)
         self._say_last_words(_LAST_WORDS)
 
     def _say_last_words(self, left: float) -> None:
@@ -165,7 +167,8 @@ def close_inherited() -> None:
 
 def warm_up() -> None:
     """Import what creating, starting and deleting containers needs: no worker has to."""
-    for name in WARM:
+    unified = os.access("/sys/fs/cgroup/cgroup.controllers", os.F_OK)
+    for name in WARM + (WARM_V2 if unified else WARM_V1):
         __import__(name)
 
 
@@ -190,6 +193,8 @@ def take_over(connection: _socket.socket, socket: _socket.socket, **place: Unpac
     spare.write_oom_score("self", place["score"])
     try:
         connection.send(b"%d" % os.getpid(), _socket.MSG_NOSIGNAL)
+        if not connection.recv(32):
+            return
     except OSError:
         return  # `start` has given up, and has forked a shim by itself
     connection.close()
@@ -209,3 +214,4 @@ def _settle(place: Place) -> None:
     close_inherited()
     os.chdir("/")
     os.environ.pop("NOTIFY_SOCKET", None)
+    posix.environ.pop(b"NOTIFY_SOCKET", None)

@@ -21,13 +21,15 @@ def delete(options: main.Options) -> None:
     """Kill and remove the container, unmount its root filesystem, and say that it was killed."""
     bundle = posix.getcwd().rpartition("/")[0] + f"/{options.id}"
     root = bundles.noted_root(bundle)
-    if root and _exists(f"{root}/{options.id}"):
-        _remove(root, options.id)
-    rootfs = f"{bundle}/rootfs"
-    if f"/{options.id}/rootfs".encode() in bundles.read("/proc/self/mountinfo"):
-        from ocirt.shim.rootfs import unmount
+    try:
+        if root and _exists(f"{root}/{options.id}"):
+            _remove(root, options.id)
+    finally:
+        # containerd removes the bundle next, whatever we say
+        if f"/{options.id}/rootfs".encode() in bundles.read("/proc/self/mountinfo"):
+            from ocirt.shim.rootfs import unmount
 
-        unmount(rootfs)
+            unmount(f"{bundle}/rootfs")
     address = bundles.noted_address(bundle)
     if address.startswith("unix://"):
         sockets.remove_dead(address)

@@ -91,12 +91,11 @@ class Publisher:
         self._timer = self._loop.later(_PATIENCE, self._lost)
 
     def _connect(self) -> bool:
-        socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
-        socket.setblocking(False)
         try:
+            socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+            socket.setblocking(False)
             socket.connect(self._address)
-        except OSError:  # nobody listens, or too many want to be heard
-            socket.close()
+        except OSError:  # nobody listens, too many want to be heard, or there are no more descriptors
             self._later()
             return False
         self._socket, self._frames, self._stream = socket, ttrpc.Frames(), 1

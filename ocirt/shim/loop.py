@@ -13,6 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+#: Seconds: epoll_wait(2) counts milliseconds in an int, and callers name any time.
+_SLEEP_MAX = 3600.0
+
 IN, OUT, HANG_UP, PRIORITY = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP, select.EPOLLPRI
 
 
@@ -84,7 +87,7 @@ class Loop:
         self._timers = [timer for timer in self._timers if timer.callback is not None]
         if not self._timers:
             return -1
-        return max(0.0, min(timer.at for timer in self._timers) - time.monotonic())
+        return min(max(0.0, min(timer.at for timer in self._timers) - time.monotonic()), _SLEEP_MAX)
 
     def _call_timers(self) -> None:
         if not self._timers:

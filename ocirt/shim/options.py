@@ -84,6 +84,8 @@ def _from_toml(given: dict[str, Any]) -> dict[str, Any]:
         name, kind = by_name[key.lower()]
         if type(value) is not kind:
             raise InvalidConfig(f"{where}: {key} = {value!r}: {kind.__name__} is wanted")
+        if type(value) is int and not 0 <= value < 0xFFFFFFFF:
+            raise InvalidConfig(f"{where}: {key} = {value}: a user's or group's id is wanted")
         options[name] = value
     return options
 

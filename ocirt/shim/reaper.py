@@ -24,15 +24,17 @@ class Reaper:
     A process may end before the worker that started it has said its pid: until then its status is kept.
     """
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, report: Callable[[Exception], object]) -> None:
+        """`report` hears of exceptions of those who are told."""
         self._workers = workers
+        self._report = report
         self._expected: dict[int, Ended] = {}
         self._early: dict[int, tuple[int, float]] = {}
 
     def expect(self, pid: int, ended: Ended) -> None:
         """Call `ended` when that child ends, at once if it has."""
         early = self._early.pop(pid, None)
-        if early:
+        if early and not _is_child(pid):  # it isn't that of an earlier process
             ended(*early)
         else:
             self._expected[pid] = ended
@@ -50,8 +52,20 @@ class Reaper:
             now = time.time()
             ended = self._expected.pop(pid, None)
             if ended:
-                ended(code, now)
+                try:
+                    ended(code, now)
+                except Exception as error:
+                    self._report(error)  # the others are to be reaped
             elif self._workers.running:
                 self._early[pid] = (code, now)
         if not self._workers.running:
             self._early.clear()
+
+
+def _is_child(pid: int) -> bool:
+    """Is there such a child (again)? It may be that it has ended, too."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True

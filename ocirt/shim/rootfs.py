@@ -9,6 +9,7 @@ import fcntl
 import os
 import struct
 
+from ocirt import log
 from ocirt.errors import Error, InvalidConfig, doing
 from ocirt.linux import mount as m
 from ocirt.linux import paths
@@ -243,8 +244,10 @@ def _mount_by_helper(kind: str, source: str, options: list[str], place: bytes) -
     try:
         pid = os.posix_spawn(path, arguments, os.environ, file_actions=actions)
         _, status = os.waitpid(pid, 0)
+        text = os.pread(said, _SAID_MAX, 0).decode(errors="replace").strip()
+        if text:
+            log.debug(f"{program}: {text}")
         if status:
-            text = os.pread(said, _SAID_MAX, 0).decode(errors="replace").strip()
             code = os.waitstatus_to_exitcode(status)
             raise Error(f"{' '.join(arguments)}: exit status {code}{': ' if text else ''}{text}")
     finally:
@@ -269,16 +272,38 @@ def _escaped(path: str) -> bytes:
     return found
 
 
+def _unescaped(path: bytes) -> bytes:
+    for character in b" \t\n#\\":
+        path = path.replace(b"\\%03o" % character, bytes((character,)))
+    return path
+
+
 def unmount(path: str) -> None:
     """Unmount everything at and below `path`; nothing there is no error."""
     with doing("unmount the root filesystem"):
-        while True:
-            try:
-                m.umount2(os.fsencode(path), m.UMOUNT_NOFOLLOW)
-            except Error as error:
-                if error.errno in (_EINVAL, _ENOENT):
-                    return  # nothing is mounted there (any more)
-                if error.errno != _EBUSY:
-                    raise
-                # there are mounts below it, or somebody uses it: it goes when they are gone
-                m.umount2(os.fsencode(path), m.UMOUNT_NOFOLLOW | m.MNT_DETACH)
+        count = 0
+        while _umount(os.fsencode(path)):
+            count += 1
+        if count == 0:
+            _unmount_below(path)
+
+
+def _umount(path: bytes) -> bool:
+    """Unmount what is mounted last at `path`, with all that is below it; False if nothing is."""
+    try:
+        m.umount2(path, m.UMOUNT_NOFOLLOW)
+    except Error as error:
+        if error.errno in (_EINVAL, _ENOENT):
+            return False
+        if error.errno != _EBUSY:
+            raise
+        # there are mounts below it, or somebody uses it: it goes when they are gone
+        m.umount2(path, m.UMOUNT_NOFOLLOW | m.MNT_DETACH)
+    return True
+
+
+def _unmount_below(path: str) -> None:
+    """Unmount what was mounted at targets only: nothing is on `path`, so that its directories are the engine's."""
+    below = _escaped(path) + b"/"
+    for point in [point for point in (line.split(b" ")[4] for line in _mountinfo()) if point.startswith(below)]:
+        _umount(_unescaped(point))

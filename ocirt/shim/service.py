@@ -93,6 +93,7 @@ class Service:
         if process.status != m.CREATED or process.starting:
             what = "paused" if task.paused() else _STATUS[process.status]
             raise Failure(ttrpc.UNKNOWN, f"cannot start a {what} process")
+        _not_deleting(task)
         if process.id and task.init.status == m.STOPPED:
             raise Failure(ttrpc.FAILED_PRECONDITION, f"container {task.id} init process is not running")
 
@@ -111,8 +112,7 @@ class Service:
         if process.live:
             what = "paused" if task.paused() else "running"
             raise Failure(ttrpc.UNKNOWN, f"cannot delete a {what} process")
-        if task.deleting:
-            raise Failure(ttrpc.FAILED_PRECONDITION, "the container is being deleted")
+        _not_deleting(task)
 
         def deleted(error: Error | None) -> None:
             if error:
@@ -133,6 +133,7 @@ class Service:
         if task.init.status == m.STOPPED or task.paused():
             what = "stopped" if task.init.status == m.STOPPED else "paused"
             raise Failure(ttrpc.UNKNOWN, f"cannot exec in a {what} state")
+        _not_deleting(task)
         spec = _json(request.get("spec", {}), "the process")
         spec["terminal"] = request.get("terminal", False)
         task.execs[id] = Process(id, request, spec)
@@ -228,7 +229,7 @@ class Service:
         if not 0 < signal <= 64:
             raise Failure(ttrpc.INVALID_ARGUMENT, f"signal {signal}: 1 to 64 are known")
         everybody = request.get("all", False) and not process.id
-        if process.status == m.STOPPED and not everybody:
+        if (process.status == m.STOPPED or process.held) and not everybody:
             raise Failure(ttrpc.NOT_FOUND, "process already finished: not found")
         if not process.pid:
             raise Failure(ttrpc.FAILED_PRECONDITION, "process not created: failed precondition")
@@ -274,6 +275,8 @@ class Service:
         if process.status == m.STOPPED:
             call.reply(m.EXITED, process.exit())
         else:
+            if len(process.waiting) % 64 == 63:  # clients that are gone, or were told that their time is over
+                process.waiting = [call for call in process.waiting if not call.needless]
             process.waiting.append(call)
 
     def stats(self, request: dict[str, Any], call: Call) -> None:
@@ -299,6 +302,11 @@ class Service:
 
 #: A status in the words of errors.
 _STATUS = {m.CREATED: "created", m.RUNNING: "running", m.STOPPED: "stopped", m.PAUSED: "paused"}
+
+
+def _not_deleting(task: Task) -> None:
+    if task.deleting:
+        raise Failure(ttrpc.FAILED_PRECONDITION, f"container {task.id} is being deleted")
 
 
 def _code(error: Error) -> int:

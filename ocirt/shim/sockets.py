@@ -101,14 +101,14 @@ def is_served(path: str, kind: int = _socket.SOCK_STREAM) -> bool:
     That somebody listens says too little: a worker that is dying with its shim may hold the socket for a moment.
     """
     socket = _socket.socket(_socket.AF_UNIX, kind | _socket.SOCK_CLOEXEC)
+    socket.settimeout(_PATIENCE)
     try:
         socket.connect(path)
         if kind == _socket.SOCK_SEQPACKET:
             return True
-        socket.settimeout(_PATIENCE)
         socket.send(_PING)
         return bool(socket.recv(1))
-    except TimeoutError:
+    except (TimeoutError, BlockingIOError):  # EAGAIN: more wait to be accepted than may
         return True
     except OSError:
         return False
@@ -123,11 +123,21 @@ def is_ours(connection: _socket.socket) -> bool:
     return (uid, gid) == (posix.geteuid(), posix.getegid())
 
 
-def remove(address: str) -> None:
-    """Remove the socket of a shim that serves no more."""
+def identity(address: str) -> tuple[int, int]:
+    """What tells the socket from a later one of the same name (which may get its inode)."""
+    try:
+        status = posix.stat(path_of(address))
+    except OSError:
+        return 0, 0
+    return status.st_ino, status.st_mtime_ns
+
+
+def remove(address: str, own: tuple[int, int]) -> None:
+    """Remove the socket of a shim that serves no more, if it is the one whose `identity` is `own` still."""
     try:
         with Locked(address):
-            posix.unlink(path_of(address))
+            if identity(address) == own:  # nobody has found it dead, and put another one there
+                posix.unlink(path_of(address))
     except OSError:
         pass  # somebody has cleaned up
 

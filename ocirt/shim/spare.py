@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 VARIABLE = "OCIRT_SHIM_SPARE"
 _DEFAULT = 30
 _MESSAGE_MAX = 1 << 17
+#: What `start` answers the new shim: it has heard of it in time, and won't fork another one for the same socket.
+_TAKEN = b"taken"
 _BACKLOG = 128
 #: Milliseconds: for the answer of a spare shim; for a request's arrival.
 _PATIENCE, _ARRIVAL = 2000, 1000
@@ -37,7 +39,10 @@ _PATIENCE, _ARRIVAL = 2000, 1000
 _STATUS = (
     b"Uid", b"Gid", b"Groups", b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb", b"NoNewPrivs",
     b"Seccomp", b"Seccomp_filters", b"Speculation_Store_Bypass", b"Cpus_allowed", b"Mems_allowed", b"SigIgn",
+    b"Umask", b"SpeculationIndirectBranch", b"THP_enabled",
 )  # fmt: skip
+#: Files of /proc/PID that must be alike; some kernels haven't all of them.
+_FILES = ("cgroup", "limits", "personality", "timerslack_ns", "coredump_filter", "loginuid", "attr/current")
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts")
 
 
@@ -65,7 +70,12 @@ def likeness(pid: str) -> list[bytes]:
     """What processes must have in common so that a fork of one can stand for a fork of the other."""
     of = f"/proc/{pid}/"
     found = [line for line in bundles.read(of + "status").splitlines() if line.partition(b":")[0] in _STATUS]
-    found += [bundles.read(of + "cgroup"), bundles.read(of + "limits"), posix.readlink(of + "root").encode()]
+    found.append(posix.readlink(of + "root").encode())
+    for name in _FILES:
+        try:
+            found.append(bundles.read(of + name))
+        except OSError:
+            found.append(b"")  # attr/current without a security module
     for name in _NAMESPACES:
         try:
             found.append(posix.readlink(f"{of}ns/{name}").encode())
@@ -73,10 +83,6 @@ def likeness(pid: str) -> list[bytes]:
             found.append(b"")
     fields = bundles.read(of + "stat").rpartition(b")")[2].split()
     found += [fields[15], fields[16], fields[38], fields[37]]  # priority, nice, policy, rt_priority
-    try:
-        found.append(bundles.read(of + "attr/current"))
-    except OSError:
-        found.append(b"")  # no security module
     return found
 
 
@@ -92,7 +98,9 @@ def ask(address: str, listener: _socket.socket, place: Place) -> int:
             return 0
         rights = listener.fileno().to_bytes(4, sys.byteorder)
         socket.sendmsg([dump_json(place)], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
-        return int(socket.recv(32) or b"0")
+        pid = int(socket.recv(32) or b"0")
+        socket.send(_TAKEN, _socket.MSG_NOSIGNAL)
+        return pid
     except (OSError, TimeoutError):
         return 0  # nobody there, or too late: who answers now finds nobody to answer, and ends
     finally:
@@ -146,7 +154,7 @@ def wait(listener: _socket.socket, address: str, idle: int, score: int) -> None:
         if listener.fileno() in ready:
             children += _answer(listener)
         if not ready and not children:
-            sockets.remove(address)
+            sockets.remove(address, sockets.identity(address))
             # who has connected meanwhile is answered by nobody, and forks by itself
             return
 
@@ -177,16 +185,18 @@ def _answer(listener: _socket.socket) -> int:
             for fd in received:
                 posix.close(fd)
             return 0
-        pid = posix.fork()
-        if pid:
-            posix.close(received[0])
-            return 1
+        socket = _socket.socket(fileno=received[0])  # closed in any case: a shim's socket mustn't outlive it here
         try:
-            listener.close()
-            request: Any = parse_json(data, "the request for a shim")
-            daemon.take_over(connection, _socket.socket(fileno=received[0]), **request)
+            if posix.fork():
+                return 1
+            try:
+                listener.close()
+                request: Any = parse_json(data, "the request for a shim")
+                daemon.take_over(connection, socket, **request)
+            finally:
+                posix._exit(0)
         finally:
-            posix._exit(0)
+            socket.close()
     except OSError:
         return 0
     finally:

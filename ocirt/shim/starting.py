@@ -39,7 +39,11 @@ def start(options: main.Options) -> None:
             socket = sockets.listen(address)
         bundles.note_address(bundle, address)
         if socket is not None:
-            _serve(options, parameters, any, socket, address, bundle, environment)
+            try:
+                _serve(options, parameters, any, socket, address, bundle, environment)
+            except BaseException:
+                sockets.remove(address, sockets.identity(address))  # ours: we listen still
+                raise
     main.write(answer(address, parameters, environment))
 
 
@@ -135,7 +139,6 @@ def _serve(
             _join(cgroup, pid)
     except BaseException:
         posix.kill(pid, 9)
-        sockets.remove(address)
         raise
 
 

@@ -240,7 +240,7 @@ class Streams:
     def resize(self, width: int, height: int) -> None:
         """Set the terminal's size; nothing without one."""
         if self.master >= 0:
-            fcntl.ioctl(self.master, termios.TIOCSWINSZ, pack("4H", height, width, 0, 0))
+            fcntl.ioctl(self.master, termios.TIOCSWINSZ, pack("4H", height & 0xFFFF, width & 0xFFFF, 0, 0))
 
     def close_stdin(self) -> None:
         """Close our own end of stdin: it ends when the client's is closed as well."""
@@ -308,7 +308,9 @@ def open_target(uri: str) -> tuple[int, bool]:
     if scheme == "file":
         path = unquote(rest.partition("?")[0])
         os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY, 0o644), False
+        # O_NONBLOCK: it may be a fifo, whose opening must not keep the others waiting
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+        return os.open(path, flags, 0o644), False
     if scheme != "fifo":
         raise InvalidConfig("fifo, file and binary are the schemes that are known")
     reader = -1

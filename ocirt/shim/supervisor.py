@@ -7,10 +7,11 @@ exit before its container's.
 from __future__ import annotations
 
 import _socket
+import os
 import time
 
 from ocirt import log
-from ocirt.errors import Error, WrongState, doing
+from ocirt.errors import Error, WrongState, doing, from_oserror
 from ocirt.lifecycle import Runtime
 from ocirt.linux import fds
 from ocirt.shim import bundles
@@ -18,6 +19,7 @@ from ocirt.shim.loggers import Logger, is_logger
 from ocirt.shim.messages import RUNNING
 from ocirt.shim.stdio import Streams
 from ocirt.shim.tasks import Process, Task
+from ocirt.shim.worker import Killed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,6 +88,10 @@ class Supervisor:
         )
 
         def created(result: dict[str, Any], error: Error | None) -> None:
+            if isinstance(error, Killed):
+                killed = Error(str(error))
+                self._workers.start(task.operation("delete", force=True), lambda _, failure: cleaned(killed, failure))
+                return
             if error is None and not task.checkpoint:
                 self._follow(task, result["pid"])
             task.init.starting = False
@@ -107,6 +113,11 @@ class Supervisor:
             done(error)
             if task.init.held:
                 self._init_ended(task, *task.init.held)
+
+        def cleaned(killed: Error, failure: Error | None) -> None:
+            if failure:
+                log.warning(f"{task.id}: what a worker that was killed has left: {failure}")
+            created({}, killed)
 
         task.init.starting = True
         if task.checkpoint:
@@ -140,7 +151,11 @@ class Supervisor:
         streams = process.streams = Streams(self._loop)
         given = process.given
         if given["terminal"]:
-            ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+            try:
+                ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+            except OSError as error:
+                done({}, from_oserror(error, "make a socket for the terminal"))
+                return
 
             def with_terminal(result: dict[str, Any], error: Error | None) -> None:
                 error = error or _take_terminal(ours, process)
@@ -269,8 +284,8 @@ class Supervisor:
 
         def deleted(error: Error | None) -> None:
             self._reaper.reap()  # the end of one that was only created
-            task.deleting = False
             if error:
+                task.deleting = False
                 done(error)
                 return
             self._tell_last(task)
@@ -286,7 +301,8 @@ class Supervisor:
 
     def _forget_added(self, task: Task, process: Process, done: Done) -> None:
         process.close()
-        task.execs.pop(process.id, None)
+        if task.execs.get(process.id) is process:  # not deleted twice at once, and added again
+            del task.execs[process.id]
         done(None)
 
     def _deleted(self, task: Task, done: Done) -> None:
@@ -330,7 +346,9 @@ def _take_terminal(socket: _socket.socket, process: Process) -> Error | None:
         _, received = fds.receive(socket, 4096)
         if not received:
             return Error("the container has sent no terminal")
-        assert process.streams is not None
+        if process.streams is None:
+            os.close(received[0])
+            return Error("the container has been deleted")
         process.streams.open_terminal(received[0], process.given)
     except Error as error:
         return error

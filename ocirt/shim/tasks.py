@@ -89,6 +89,7 @@ class Task:
     systemd      the caller wants the cgroup from systemd
     owner        uid and gid that pipes are given to
     pausing      a worker is pausing it
+    deleting     it is being deleted, and nothing else is to be done with it
     last         init has ended and other processes haven't: its exit is told last
     checkpoint   directory of the images that it is started from, "" if it isn't
     """

@@ -43,6 +43,10 @@ RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 
 
 #: What a client that doesn't read its answers may have waiting before its connection is closed.
 _BACKLOG_MAX = 64 << 20
+#: Seconds until connections are accepted again after there was no descriptor for one.
+_AGAIN = 0.1
+#: Of an error's text.
+_TEXT_MAX = 65536
 
 
 class Failure(Exception):
@@ -65,13 +69,22 @@ class Call:
         self.answered = False
         self.timer: events.Timer | None = None
 
+    @property
+    def needless(self) -> bool:
+        """Is it answered already, or is the client gone?"""
+        return self.answered or self._connection.closed
+
     def reply(self, table: Table, message: dict[str, Any]) -> None:
         """The answer."""
-        self._answer({"payload": wire.encode(table, message)})
+        payload = wire.encode(table, message)
+        if len(payload) > MESSAGE_MAX - 64:
+            self.fail(RESOURCE_EXHAUSTED, f"the answer has {len(payload)} bytes: more than a message may have")
+        else:
+            self._answer({"payload": payload})
 
     def fail(self, code: int, text: str) -> None:
         """The answer is that it can't be done."""
-        self._answer({"status": {"code": code, "message": text.encode("utf-8", "replace").decode()}})
+        self._answer({"status": {"code": code, "message": text[:_TEXT_MAX].encode("utf-8", "replace").decode()}})
 
     def _answer(self, response: dict[str, Any]) -> None:
         if self.answered:
@@ -222,13 +235,22 @@ class Server:
         self._socket = socket
         self._services = services
         socket.setblocking(False)
-        loop.watch(socket.fileno(), events.IN, self._accept)
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._socket.fileno() >= 0:  # not closed meanwhile
+            self.loop.watch(self._socket.fileno(), events.IN, self._accept)
 
     def _accept(self, _: int) -> None:
         try:
             fd = fds.accept(self._socket)
-        except OSError:
+        except BlockingIOError:
             return  # whoever it was has gone again
+        except OSError as error:  # there are no more descriptors: not at once again
+            log.warning(f"accept: {(error.strerror or '').lower()}")
+            self.loop.forget(self._socket.fileno())
+            self.loop.later(_AGAIN, self._listen)
+            return
         connection = _socket.socket(fileno=fd)
         if not sockets.is_ours(connection):
             connection.close()

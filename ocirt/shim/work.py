@@ -33,22 +33,29 @@ def _runtime(operation: dict[str, Any]) -> Runtime:
         fd = os.memfd_create("operation", 0)
         os.write(fd, dump_json(operation))
         os.lseek(fd, 0, os.SEEK_SET)
-        for kept in (operation["answer"], operation.get("console", -1)):
-            if kept >= 0:
-                os.set_inheritable(kept, True)
+        for kept in handed_over(operation):
+            os.set_inheritable(kept, True)
         given = len(sys.orig_argv) - len(sys.argv) + 1
         return (*sys.orig_argv[1:given], "-operation", str(fd))
 
     return Runtime(operation["root"], cgroup_manager="systemd" if operation.get("systemd") else "auto", argv=start_over)
 
 
+def handed_over(operation: dict[str, Any]) -> list[int]:
+    """The descriptors that a worker needs when it has started over."""
+    return [fd for fd in (operation["answer"], operation["log"], operation.get("console", -1)) if fd >= 0]
+
+
 def create(operation: dict[str, Any]) -> dict[str, Any]:
     """Mount the root filesystem and create the container."""
     bundle = operation["bundle"]
     with Undo() as undo:
-        if operation.get("mounts") and not rootfs.is_mounted(f"{bundle}/rootfs"):
+        again = operation.get("mounted", False)
+        if operation.get("mounts") and (again or not rootfs.is_mounted(f"{bundle}/rootfs")):
             undo.add("unmount the root filesystem", lambda: rootfs.unmount(f"{bundle}/rootfs"))
-            rootfs.mount_all(operation["mounts"], f"{bundle}/rootfs")
+            if not again:
+                rootfs.mount_all(operation["mounts"], f"{bundle}/rootfs")
+                operation["mounted"] = True  # by whoever had to start over
         if operation.get("checkpoint"):
             return {"pid": 0}
         container = lifecycle.create(

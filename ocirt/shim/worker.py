@@ -35,6 +35,10 @@ _MESSAGE_MAX = 1 << 20
 _ERROR_MAX = 16384
 
 
+class Killed(Error):
+    """A worker has ended without a word: what it has made is there still."""
+
+
 class Workers:
     """Starts workers and hands their results on.
 
@@ -80,11 +84,12 @@ class Workers:
     def _work(self, operation: dict[str, Any], answer: _socket.socket, streams: tuple[int, ...], console: int) -> None:
         """The worker itself."""
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
-        for fd, stream in enumerate(streams):
-            os.dup2(stream, fd)
+        for fd, stream in enumerate(streams or (() if console < 0 else (0, 0, 0))):
+            os.dup2(stream, fd)  # with a terminal /dev/null: stderr is the log, which isn't the container's to own
         keep = ({0, 1, 2, answer.fileno(), console, spare.image()} | log.descriptors()) - {-1}
         fds.close_all_but(keep)
-        operation = {**operation, "answer": answer.fileno()}
+        level = log.DEBUG if log.enabled(log.DEBUG) else log.WARNING
+        operation = {**operation, "answer": answer.fileno(), "log": max(log.descriptors()), "level": level}
         if console >= 0:
             operation["console"] = console
         finish(self._perform, operation)
@@ -100,7 +105,7 @@ class Workers:
         socket.close()
         self._running -= 1
         if not data:
-            done({}, Error("the process that did it was killed"))
+            done({}, Killed("the process that did it was killed"))
             return
         said: Any = parse_json(data, "the worker's message")
         if "error" in said:

@@ -232,6 +232,7 @@ def test_foreground_terminal_is_given_back_after_a_failure(term: Box) -> None:
         assert termios.tcgetattr(front.master) == before
 
 
+@peer_fails("crun", "does not pass on the size of the terminal in exec", always=False)
 def test_exec_on_a_foreground_terminal(box: Box) -> None:
     """Size, resizing, raw mode, exit status: as with `run`."""
     import termios

@@ -94,6 +94,7 @@ def test_several_networks_at_once(site: Site) -> None:
     bridges = [i["ifname"] for i in site.host.ip("link", "show", "type", "bridge")]
     assert bridges == []
     assert list((site.directory / "cni" / "networks").iterdir()) == []
+    assert list((site.directory / "cni" / "locks").iterdir()) == []
 
 
 def test_an_overlay_by_two_runtimes(tmp_path: Path) -> None:
@@ -247,3 +248,31 @@ def test_who_is_gone_holds_neither_address_nor_port(site: Site) -> None:
     assert eventually(lambda: page(site, site.outside, "192.0.2.1", 8080))
     site.ocirt("delete", "-f", "next")
     assert eventually(lambda: left(site)[:4] == CLEAN[:4]), left(site)
+
+
+def test_without_root_it_says_what_is_possible(site: Site) -> None:
+    site.bundle("true")
+    nobody = 65534
+    for path in (site.directory, *site.directory.parents[:2]):
+        path.chmod(0o755)
+    for top, directories, files in os.walk(site.directory):
+        for name in (*directories, *files):
+            os.chown(os.path.join(top, name), nobody, nobody, follow_symlinks=False)
+    config = json.loads((site.directory / "bundle" / "config.json").read_text())
+    mapping = [{"containerID": 0, "hostID": nobody, "size": 1}]
+    config["linux"].update(uidMappings=mapping, gidMappings=mapping)
+    config["linux"]["namespaces"].append({"type": "user"})
+    (site.directory / "bundle" / "config.json").write_text(json.dumps(config))
+    user = ("setpriv", "--reuid", str(nobody), "--regid", str(nobody), "--clear-groups")
+    root = site.directory / "nobody"
+    root.mkdir()
+    os.chown(root, nobody, nobody)
+    command = (OCIRT, "--root", str(root), "run", "-b", str(site.directory / "bundle"), "--network", "bridge", "x")
+    done = subprocess.run(
+        [*user, *command], check=False, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode != 0
+    assert (
+        "network 'bridge' is made on the host, which needs root (without it: none, host or container:ID)" in done.stderr
+    )
+    assert list(root.iterdir()) == []

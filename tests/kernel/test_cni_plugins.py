@@ -457,8 +457,7 @@ def test_an_address_from_a_dhcp_server(lab: Lab, kind: str, monkeypatch: pytest.
             lab.client.status(network)
         result = lab.add(network, "web")
         (ip,) = result.ips
-        assert ip["address"].startswith("192.0.2.15")
-        assert ip["address"].endswith("/24")
+        assert 150 <= int(ip["address"].removeprefix("192.0.2.").removesuffix("/24")) <= 160
         assert result.dns == {"nameservers": ["192.0.2.53"], "domain": "example.org"}
         inside = lab.containers["web"]
         lab.serve(inside, "0.0.0.0", 80)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import sysconfig
@@ -54,9 +55,8 @@ def test_the_modules_are_those_of_the_files(made: Path, module: str) -> None:
     text = f"import ocirt.__main__, {module}\n{REPORT}"
     with_image = json.loads(run(start(made) + text))
     without = json.loads(run(start(None) + text))
-    assert {name: found[:3] for name, found in with_image.items()} == {
-        name: found[:3] for name, found in without.items()
-    }
+    assert {name: with_image[name][:3] for name in without} == {name: found[:3] for name, found in without.items()}
+    assert module in image._ALONG or set(with_image) == set(without)
     assert not any(found[3] for found in without.values())
     searched = [name for name, found in with_image.items() if not found[3]]
     assert len(searched) <= 4, searched  # ocirt, __main__, the package of the module, the module
@@ -112,6 +112,19 @@ def test_extensions_are_found_without_a_search(made: Path, tmp_path: Path) -> No
     assert searched == "0"
     moved = run(start(made) + "EXTENSIONS['_json'] = '/nonexistent'\n" + text).split()
     assert moved == [file, "1"]
+
+
+def test_what_comes_along_is_imported_in_a_function() -> None:
+    """A row whose import has gone would load a module for nothing."""
+    found = dict(image._modules(str(TOP)))
+    sources = "\n".join(Path(file).read_text() for _, file in found.values())
+    for module, along in image._ALONG.items():
+        assert module in found
+        for name in along:
+            assert name in found
+            parent, _, child = name.rpartition(".")
+            pattern = rf"^\s+(from {re.escape(name)} import|from {re.escape(parent)} import .*\b{child}\b)"
+            assert re.search(pattern, sources, re.MULTILINE), name
 
 
 def flattened(code: CodeType) -> list[CodeType]:
