@@ -31,6 +31,8 @@ _LOOP_SET_STATUS64 = 0x4C04
 _LO_FLAGS_AUTOCLEAR = 4
 _LO_FLAGS_READ_ONLY = 1
 _LOOP_TRIES = 64
+#: Of a helper's complaint.
+_SAID_MAX = 2048
 
 
 def mount_all(mounts: list[dict[str, Any]], root: str) -> None:
@@ -233,13 +235,23 @@ def _mount_by_helper(kind: str, source: str, options: list[str], place: bytes) -
         raise Error(f"{program}: executable file not found in $PATH", _ENOENT)
     target = os.readlink(place)
     arguments = [program, source, os.fsdecode(target), *(["-o", ",".join(options)] if options else []), "-t", name]
-    # it leaves a process behind, which mustn't keep the container's streams open; what it says goes to the log
-    null = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in (0, 1)]
-    stderr = (os.POSIX_SPAWN_DUP2, max(2, *log.descriptors()), 2)
-    pid = os.posix_spawn(path, arguments, os.environ, file_actions=[*null, stderr])
-    _, status = os.waitpid(pid, 0)
-    if status:
-        raise Error(f"{' '.join(arguments)}: exit status {os.waitstatus_to_exitcode(status)}")
+    # our streams are the container's already; a file, because the file system's process could keep a pipe open
+    said = os.memfd_create(program)
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+        *((os.POSIX_SPAWN_DUP2, said, fd) for fd in (1, 2)),
+    ]
+    try:
+        pid = os.posix_spawn(path, arguments, os.environ, file_actions=actions)
+        _, status = os.waitpid(pid, 0)
+        text = os.pread(said, _SAID_MAX, 0).decode(errors="replace").strip()
+        if text:
+            log.debug(f"{program}: {text}")
+        if status:
+            code = os.waitstatus_to_exitcode(status)
+            raise Error(f"{' '.join(arguments)}: exit status {code}{': ' if text else ''}{text}")
+    finally:
+        os.close(said)
 
 
 def is_mounted(path: str) -> bool:

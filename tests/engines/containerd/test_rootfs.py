@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,31 @@ def test_many_layers(engine: Engine) -> None:
     task = engine.task("cat /file0 /file31 /file59")
     task.create(rootfs=[overlay(engine, lower)])
     assert output(task) == "0\n31\n59\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="the kernel has no FUSE")
+def test_fuse(engine: Engine) -> None:
+    """fuse3.PROGRAM, as the fuse-overlayfs snapshotter describes its mounts: by mount.fuse3."""
+    missing = [name for name in ("mount.fuse3", "fuse-overlayfs") if not shutil.which(name)]
+    assert not missing, f"apt-get install fuse3 fuse-overlayfs: there is no {' '.join(missing)}"
+    upper, work = engine.place / "upper", engine.place / "work"
+    upper.mkdir()
+    work.mkdir()
+    task = engine.task("echo written > /file; cat /file")
+    options = (f"lowerdir={engine.image}", f"upperdir={upper}", f"workdir={work}")
+    task.create(rootfs=[mount("fuse3.fuse-overlayfs", "overlay", *options)])
+    assert output(task) == "written\n"
+    assert (upper / "file").read_text() == "written\n"
+    assert not (engine.image / "file").exists()
+
+
+def test_fuse_that_fails(engine: Engine) -> None:
+    """The helper's own words are in the error."""
+    task = engine.task()
+    error = task.shim.fails("Create", **task.request(rootfs=[mount("fuse3.no-such-program", "overlay", "a=b")]))
+    assert "no-such-program" in error.text
+    assert not task.rootfs_mounted()
+    task.leave()
 
 
 @pytest.mark.shim_fails("runc", "1.6 doesn't know `target`")
