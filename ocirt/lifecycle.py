@@ -267,7 +267,7 @@ def delete(runtime: Runtime, id: str, *, force: bool = False) -> None:
     a crashed create has left.
     """
     container = Container.load(runtime.root, id)
-    if container.is_being_created() and container.record.get("status") == CREATING:
+    if container.record.get("status") == CREATING and _is_being_created(container, patience=1.0 if force else 0.0):
         raise WrongState(f"cannot delete container {id} while it is being created")
     container = Container.load(runtime.root, id, lock=True)
     status = container.status()
@@ -276,6 +276,18 @@ def delete(runtime: Runtime, id: str, *, force: bool = False) -> None:
     with doing(f"delete container {id}"):
         _destroy(container, status)
     _run_poststop(container)
+
+
+def _is_being_created(container: Container, patience: float) -> bool:
+    """Does create still run? If it was killed, an init that hasn't come to closing its copy of the lock has it yet."""
+    import time
+
+    until = time.monotonic() + patience
+    while container.is_being_created():
+        if time.monotonic() >= until:
+            return True
+        time.sleep(0.005)
+    return False
 
 
 def _destroy(container: Container, status: str) -> None:

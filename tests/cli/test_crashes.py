@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -199,3 +202,19 @@ def test_an_empty_state_directory_is_no_obstacle(runtime: Runtime, box: Box) -> 
     box.delete("--force")
     assert not (runtime.root / box.id).exists()
     box.create()
+
+
+def test_an_init_that_still_has_the_lock_of_a_killed_create(runtime: Runtime) -> None:
+    """It closes its copy as its first act; on a busy machine that takes a while."""
+    if runtime.name != "ocirt":
+        pytest.xfail("of the peers' own files nothing is said")
+    directory = runtime.root / "c1"
+    directory.mkdir(parents=True)
+    (directory / "state.json").write_text(json.dumps({"id": "c1", "ociVersion": "1.0.2", "status": "creating"}))
+    lock = os.open(directory, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    refused = runtime("delete", "c1", check=False)
+    assert (refused.rc, "while it is being created" in refused.err) == (1, True)
+    threading.Timer(0.4, os.close, (lock,)).start()
+    runtime("delete", "--force", "c1")
+    assert not directory.exists()
