@@ -261,7 +261,7 @@ def delete(runtime: Runtime, id: str, *, force: bool = False) -> None:
     a crashed create has left.
     """
     container = Container.load(runtime.root, id)
-    if container.is_being_created() and container.record.get("status") == CREATING:
+    if container.record.get("status") == CREATING and _stays_locked(container, force):
         raise WrongState(f"cannot delete container {id} while it is being created")
     container = Container.load(runtime.root, id, lock=True)
     status = container.status()
@@ -270,6 +270,20 @@ def delete(runtime: Runtime, id: str, *, force: bool = False) -> None:
     with doing(f"delete container {id}"):
         _destroy(container, status)
     _run_poststop(container)
+
+
+def _stays_locked(container: Container, force: bool) -> bool:
+    """Is it being created? A create that was killed is locked until its child has got the news, too."""
+    if not container.is_being_created():
+        return False
+    if force:
+        import time
+
+        for _ in range(50):
+            time.sleep(0.02)
+            if not container.is_being_created():
+                return False
+    return True
 
 
 def _destroy(container: Container, status: str) -> None:
