@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posix
 
+from ocirt.errors import InvalidConfig
 from ocirt.jsontext import dump_json, parse_json
 
 TYPE_CHECKING = False
@@ -16,8 +17,14 @@ _ADDRESS = "address"
 
 
 def state_root(options: dict[str, Any], namespace: str) -> str:
-    """The directory of the runtime's state for the containers of a namespace (`ocirt --root` finds them there)."""
-    return f"{options.get('root') or DEFAULT_ROOT}/{namespace}"
+    """The directory of the runtime's state for the containers of a namespace (`ocirt --root` finds them there).
+
+    InvalidConfig for one that isn't absolute: `delete` is called in another directory.
+    """
+    root = options.get("root") or DEFAULT_ROOT
+    if not root.startswith("/"):
+        raise InvalidConfig(f"option Root: {root!r} isn't an absolute path")
+    return f"{root}/{namespace}"
 
 
 def note(bundle: str, root: str) -> None:
