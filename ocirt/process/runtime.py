@@ -38,11 +38,11 @@ def spawn(plan: Plan, cgroup: int = -1) -> tuple[int, sync.Channel]:
         from ocirt import userns
 
         userns.own_streams(plan)
-    if through:
-        from ocirt.process import intermediate
     gc.freeze()  # the collector must not touch, and so copy, the pages that init shares with us
     gc.disable()
     if through:
+        from ocirt.process import intermediate  # here: init can't import anything
+
         plan.entered = set(first)
         pid = sched.clone(namespaces.flags(first))
         if pid == 0:
