@@ -41,7 +41,7 @@ def spawn(plan: Plan, cgroup: int = -1) -> tuple[int, sync.Channel]:
     gc.freeze()  # the collector must not touch, and so copy, the pages that init shares with us
     gc.disable()
     if through:
-        from ocirt.process import intermediate
+        from ocirt.process import intermediate  # here: init can't import anything
 
         plan.entered = set(first)
         pid = sched.clone(namespaces.flags(first))
