@@ -70,6 +70,8 @@ def seal_imports() -> None:
     sys.meta_path.clear()
     sys.path_hooks.clear()
     sys.path_importer_cache.clear()
+    # the codecs of a quick start (cli/quickstart.py) come by a path, whatever sys.path is: by then the container's
+    vars(sys.modules["encodings"]).pop("__getattr__", None)
 
 
 def _report(plan: Plan, error: Error) -> None:

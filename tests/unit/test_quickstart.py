@@ -95,3 +95,36 @@ def test_nothing_of_the_caller_counts(quick: str, tmp_path: Path) -> None:
 
 def test_an_interpreter_that_cannot_is_used_as_it_is(tmp_path: Path) -> None:
     assert quickstart.make(str(tmp_path / "start"), "/bin/false") == "/bin/false"
+
+
+@pytest.mark.parametrize("started", ["INTERPRETER", "quick"])
+def test_no_codec_is_loaded_once_imports_are_sealed(quick: str, started: str) -> None:
+    """By then its file would be one of the container's root, and run as root of the host."""
+    text = f"""
+import sys
+sys.path.append({str(Path(__file__).resolve().parents[2])!r})
+from ocirt.process.init import seal_imports
+seal_imports()
+opened = []
+sys.addaudithook(lambda event, given: event == "open" and opened.append(given[0]))
+for name in ("cp1252", "idna", "none_such", "utf_8"):
+    try:
+        print(len("a".encode(name)))
+    except LookupError as error:
+        print(error)
+print(opened)
+"""
+    unknown = [f"unknown encoding: {name}" for name in ("cp1252", "idna", "none_such")]
+    found = output(quick if started == "quick" else INTERPRETER, text).splitlines()
+    assert found == [*unknown, "1", "[]"]
+
+
+def test_the_test_above_would_see_it(quick: str) -> None:
+    text = """
+import sys
+opened = []
+sys.addaudithook(lambda event, given: event == "open" and opened.append(given[0]))
+"a".encode("cp1252")
+print(*opened)
+"""
+    assert "/encodings/" in output(quick, text)
