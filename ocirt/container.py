@@ -17,7 +17,8 @@ import fcntl
 import posix
 import time
 
-from ocirt.errors import AlreadyExists, Error, InvalidConfig, NotFound, WrongState, from_oserror
+from ocirt.errors import AlreadyExists, Error, NotFound, WrongState, from_oserror
+from ocirt.ids import ID_CHARACTERS, check_id
 from ocirt.jsontext import dump_json, parse_json
 
 TYPE_CHECKING = False
@@ -39,19 +40,6 @@ CONFIG = "config.json"
 SOCKET = "start.sock"
 
 SIGKILL = 9
-
-_ID_CHARACTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+.-")
-_ID_LIMIT = 1024
-
-
-def check_id(id: str) -> None:
-    """Refuse an id that can't be a file name: letters, digits, `_+.-`, by bytes, not `.` or `..`."""
-    data = id.encode("utf-8", "surrogateescape")
-    if not data or id in (".", "..") or not _ID_CHARACTERS.issuperset(data) or len(data) > _ID_LIMIT:
-        raise InvalidConfig(
-            f"invalid container ID format: {id[:80]!r}"
-            f" (letters, digits and _+.- are allowed, not . or .. alone, at most {_ID_LIMIT})"
-        )
 
 
 class Container:
@@ -357,7 +345,7 @@ def ids(root: str) -> list[str]:
     except FileNotFoundError:
         return []
     return sorted(
-        n for n in names if not n.startswith(".") and _ID_CHARACTERS.issuperset(n.encode("utf-8", "surrogateescape"))
+        n for n in names if not n.startswith(".") and ID_CHARACTERS.issuperset(n.encode("utf-8", "surrogateescape"))
     )
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import posix
 
 from ocirt.errors import InvalidConfig
-from ocirt.jsontext import dump_json, parse_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 DEFAULT_ROOT = "/run/containerd/ocirt"
-_NOTE = "ocirt.json"
+_NOTE = "ocirt-root"
 _ADDRESS = "address"
 
 
@@ -29,16 +28,12 @@ def state_root(options: dict[str, Any], namespace: str) -> str:
 
 def note(bundle: str, root: str) -> None:
     """Write down where the container's state is, before there is any."""
-    write(f"{bundle}/{_NOTE}", dump_json({"root": root}))
+    write(f"{bundle}/{_NOTE}", root.encode("utf-8", "surrogateescape"))
 
 
 def noted_root(bundle: str) -> str:
     """Where the container's state is; "" if it was never to be created."""
-    data = read(f"{bundle}/{_NOTE}")
-    if not data:
-        return ""
-    found: Any = parse_json(data, f"{bundle}/{_NOTE}")
-    return str(found["root"])
+    return read(f"{bundle}/{_NOTE}").decode("utf-8", "surrogateescape")
 
 
 def note_address(bundle: str, address: str) -> None:

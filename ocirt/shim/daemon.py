@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ocirt.shim.tasks import Process
 
     class Place(TypedDict):
-        """Whose shim a daemon is, and how it is to look: JSON, because it is sent to the spare shim.
+        """Whose shim a daemon is, and how it is to look: plain data, because it is sent to the spare shim.
 
         address, namespace   the socket's, containerd's
         events               path of containerd's ttrpc socket, "" to tell nobody

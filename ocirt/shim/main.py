@@ -124,7 +124,7 @@ def run(argv: list[str]) -> int:
 
 def check(options: Options) -> None:
     """Refuse what would lead elsewhere: names become parts of paths."""
-    from ocirt.container import check_id
+    from ocirt.ids import check_id
 
     if not options.namespace:
         raise InvalidConfig("shim namespace cannot be empty")

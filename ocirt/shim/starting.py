@@ -9,8 +9,7 @@ from __future__ import annotations
 import posix
 
 from ocirt.errors import Error, InvalidConfig, doing
-from ocirt.jsontext import dump_json, parse_json
-from ocirt.shim import bundles, main, sockets, spare, wire
+from ocirt.shim import bundles, main, sockets, wire
 from ocirt.shim.messages import ANY, BOOTSTRAP_PARAMS, BOOTSTRAP_RESULT
 
 TYPE_CHECKING = False
@@ -83,6 +82,8 @@ def group_of(bundle: str) -> str:
         raise InvalidConfig(f"{bundle}/config.json: no such file or directory")
     if not any(key.encode() in raw for key in GROUPS):
         return ""
+    from ocirt.jsontext import parse_json
+
     config: Any = parse_json(raw, f"{bundle}/config.json")
     try:
         annotations: dict[str, Any] = config["annotations"]
@@ -100,6 +101,8 @@ def answer(address: str, parameters: dict[str, Any], environment: dict[str, str]
         return wire.encode(BOOTSTRAP_RESULT, {"version": 3, "address": address, "protocol": "ttrpc"})
     if "MAX_SHIM_VERSION" not in environment:
         return address.encode()
+    from ocirt.jsontext import dump_json
+
     return dump_json({"version": 2, "address": address, "protocol": "ttrpc"})
 
 
@@ -113,6 +116,8 @@ def _serve(
     environment: dict[str, str],
 ) -> None:
     """Have a shim serve the socket: the spare one, or else a fork of this process."""
+    from ocirt.shim import spare
+
     cgroup = _shim_cgroup(any)
     special = bool(cgroup or environment.get("SCHED_CORE"))  # nobody else's shim is like it
     idle = 0 if special else spare.seconds(environment)

@@ -10,8 +10,6 @@ kind  one of the constants; a table: a message; [kind]: repeated; {}: map<string
 
 from __future__ import annotations
 
-from struct import pack, unpack_from
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -57,6 +55,8 @@ def _field(out: bytearray, number: int, kind: Any, value: Any) -> None:
         _bytes(out, number, value)
     elif kind == DOUBLE:
         _varint(out, number << 3 | _FIXED64)
+        from struct import pack  # in metrics only
+
         out += pack("<d", value)
     else:
         _varint(out, number << 3)
@@ -164,7 +164,9 @@ def _scalar(kind: int, value: Any) -> Any:
     if kind == BOOL:
         return value != 0
     if kind == DOUBLE:
-        return unpack_from("<d", value)[0]
+        from struct import unpack
+
+        return unpack("<d", value)[0]
     if kind in (INT32, UINT32):
         value &= 0xFFFFFFFF
         return value - (1 << 32) if kind == INT32 and value >> 31 else value

@@ -18,7 +18,7 @@ TOP = Path(__file__).resolve().parents[2]
 ALLOWED = {
     "__future__", "_json", "_socket", "fcntl", "gc",
     "ocirt", "ocirt.__main__", "ocirt.cli", "ocirt.cli.table", "ocirt.commands", "ocirt.container",
-    "ocirt.errors", "ocirt.jsontext", "ocirt.lifecycle", "ocirt.log",
+    "ocirt.errors", "ocirt.ids", "ocirt.jsontext", "ocirt.lifecycle", "ocirt.log",
 }  # fmt: skip
 #: Command lines, with a container `c1` that has stopped, and what each loads besides.
 VERBS: dict[str, set[str]] = {
