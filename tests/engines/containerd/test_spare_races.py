@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import marshal
 import os
 import socket
 import time
@@ -54,7 +54,7 @@ def call(spare: int, place: Path) -> tuple[socket.socket, socket.socket, str]:
         "spare": "",
         "idle": 0,
     }
-    socket.send_fds(connection, [json.dumps(wanted).encode()], [listener.fileno()])
+    socket.send_fds(connection, [marshal.dumps(wanted)], [listener.fileno()])
     return connection, listener, name
 
 
