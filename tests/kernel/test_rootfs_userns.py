@@ -235,7 +235,7 @@ def files(lab: Lab, *owners: int) -> Path:
 
 def need_mapped_ids(directory: Path | None) -> None:
     """Skip where the kernel can't map the ids of the test's file system (None: of a tmpfs)."""
-    userns = idmaps._make_userns(([(0, 1, 1)], [(0, 1, 1)]))
+    userns = idmaps.make_userns(([(0, 1, 1)], [(0, 1, 1)]))
     try:
         if directory:
             tree = mount.open_tree(mount.AT_FDCWD, os.fsencode(directory), mount.OPEN_TREE_CLONE)
@@ -279,7 +279,7 @@ def test_idmap_with_the_mapping_of_a_joined_namespace(modern: Lab) -> None:
     source = files(modern, 1000)
 
     def join(plan: Plan) -> None:
-        plan.joined = {"user": idmaps._make_userns(([(1000, 55, 1)], [(1000, 66, 1)]))}
+        plan.joined = {"user": idmaps.make_userns(([(1000, 55, 1)], [(1000, 66, 1)]))}
         prepare(plan)
 
     def probe(plan: Plan) -> Any:
