@@ -73,7 +73,7 @@ WARM = (
 )
 #: The same by the host's kind of cgroups.
 WARM_V1 = ("ocirt.cgroups.v1", "ocirt.cgroups.resources_v1", "ocirt.cgroups.devices", "ocirt.cgroups.hybrid")
-WARM_V2 = ("ocirt.cgroups.v2", "ocirt.cgroups.resources_v2", "ocirt.cgroups.devices_v2")
+WARM_V2 = ("ocirt.cgroups.v2", "ocirt.cgroups.resources_v2", "ocirt.cgroups.devices_v2", "math")
 
 
 class Daemon:
