@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ocirt.shim.wire import Table
 
 SERVICES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
-PROCESS_URL = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 _SIGKILL = 9
 
 

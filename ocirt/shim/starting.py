@@ -62,9 +62,10 @@ def read_input(options: main.Options) -> tuple[dict[str, Any], dict[str, Any]]:
             values: list[dict[str, Any]] = [
                 extension.get("value", {}) for extension in parameters.get("extensions", [])
             ]
-            known = ("containerd.runc.v1.Options", "runtimeoptions.v1.Options")
             for value in values:
-                if value.get("type_url", "").rpartition("/")[2] in known:
+                from ocirt.shim.options import RUNC, RUNTIME  # `start` without options does without it
+
+                if value.get("type_url", "").rpartition("/")[2] in (RUNC, RUNTIME):
                     return parameters, value
             return parameters, {}
     except ValueError:
