@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from tests.engines.images import NAME
 from tests.engines.space import Space
 from tests.engines.test_containerd import CONFIG, Containerd
 from tests.engines.test_cri import PEERS, Pod
+from tests.harness.waiting import eventually
 
 PLUGINS = "/usr/local/lib/ocirt-cni"
 SUBNET = "10.62.0."
@@ -101,15 +101,6 @@ class NetworkedPod(Pod):
         )
         id = self.create("web", "/bin/sh", "-c", script)
         self("StartContainer", {1: id})
-
-
-def eventually(what: Callable[[], bool], seconds: float = 10) -> bool:
-    end = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def page(space: Space, url: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from tests.engines.conftest import CONTRIB, make_space, need, remove_cgroup
 from tests.engines.images import NAME
 from tests.engines.space import Space
 from tests.engines.test_docker import programs
+from tests.harness.waiting import eventually
 
 PROXY = "/usr/local/lib/ocirt-cni/ocirt-proxy"
 PAGE = "mkdir /tmp/www; echo page > /tmp/www/index.html; exec /bin/busybox httpd -f -p 80 -h /tmp/www"
@@ -44,15 +45,6 @@ def space(program: str, image: tuple[Path, Path]) -> Iterator[Space]:
     finally:
         made.close()
         remove_cgroup("docker")
-
-
-def eventually(what: Callable[[], bool], seconds: float = 10) -> bool:
-    end = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def page(space: Space, url: str) -> str:

@@ -144,13 +144,3 @@ class Lab:
 def read(cgroup: Cgroup, controller: str, name: str) -> str:
     """A file of the cgroup."""
     return Path(cgroup.path(controller), name).read_text().strip()
-
-
-def eventually(condition: Any, seconds: float = 10) -> bool:
-    """Does it come true? Only for what has no event."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -172,13 +171,3 @@ def ask_udp(namespace: Namespace, address: str, port: int, data: bytes = b"hello
         made.connect((address, port))
         made.send(data)
         return made.recv(1 << 16)
-
-
-def eventually(what: Callable[[], bool], seconds: float = 5) -> bool:
-    """Wait until `what` is true; the last word on it after `seconds`."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if what():
-            return True
-        time.sleep(0.02)
-    return what()

@@ -15,7 +15,8 @@ from ocirt.cgroups.base import Cgroup
 from ocirt.cgroups.oom import Watch
 from ocirt.errors import Error, InvalidConfig, Unsupported
 from tests.harness.leftovers import Before
-from tests.kernel.cgroup_lab import MANAGERS, UNIFIED, Lab, Process, eventually, read
+from tests.harness.waiting import eventually
+from tests.kernel.cgroup_lab import MANAGERS, UNIFIED, Lab, Process, read
 
 MIB = 1 << 20
 HOG = "print('on', flush=True)\nwhile True: pass\n"

@@ -14,7 +14,8 @@ from ocirt import cgroups
 from ocirt.cgroups import host
 from ocirt.errors import Error, InvalidConfig, Unsupported, WrongState
 from tests.harness.leftovers import Before
-from tests.kernel.cgroup_lab import MANAGERS, UNIFIED, Lab, Process, eventually, read
+from tests.harness.waiting import eventually
+from tests.kernel.cgroup_lab import MANAGERS, UNIFIED, Lab, Process, read
 
 FORKER = """
 def grow(depth):

@@ -16,7 +16,8 @@ from ocirt.cni.client import Client
 from ocirt.cni.request import Attachment
 from ocirt.cni.result import Result
 from ocirt.errors import Error
-from tests.kernel.netlab import Namespace, Server, ask, ask_udp, eventually
+from tests.harness.waiting import eventually
+from tests.kernel.netlab import Namespace, Server, ask, ask_udp
 
 OURS = ("lo", "wire", "br0", "sit0")  # sit0 is in every namespace where the kernel has it built in
 

@@ -21,7 +21,8 @@ from ocirt.cni.plugins import host_device
 from ocirt.cni.request import Request
 from ocirt.errors import Error
 from ocirt.proxy.loop import Loop
-from tests.kernel.netlab import Namespace, ask_udp, eventually
+from tests.harness.waiting import eventually
+from tests.kernel.netlab import Namespace, ask_udp
 from tests.kernel.test_cni_bridge import NOTHING, PORTMAP, Lab
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,8 @@ from ocirt.cni import cache, collect
 from ocirt.cni.client import Client
 from ocirt.errors import Error
 from ocirt.linux import netlink
-from tests.kernel.netlab import Namespace, ask, eventually
+from tests.harness.waiting import eventually
+from tests.kernel.netlab import Namespace, ask
 from tests.kernel.test_cni_bridge import NOTHING, PORTMAP, Lab
 
 PORTS = [

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.netlab import Namespace, ask, eventually
+from tests.harness.waiting import eventually
+from tests.kernel.netlab import Namespace, ask
 
 STORE = Path("/var/lib/cni/networks")  # podman and ctr have no option for it
 OCIRT = str(Path(__file__).resolve().parents[2] / "hack" / "ocirt")

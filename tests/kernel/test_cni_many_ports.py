@@ -14,7 +14,8 @@ import pytest
 
 from ocirt.errors import Error
 from ocirt.linux import netlink_nft
-from tests.kernel.netlab import ask, eventually
+from tests.harness.waiting import eventually
+from tests.kernel.netlab import ask
 from tests.kernel.test_cni_bridge import NOTHING, PORTMAP, Lab
 
 COUNT = 1000

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.netlab import Namespace, ask, eventually
+from tests.harness.waiting import eventually
+from tests.kernel.netlab import Namespace, ask
 from tests.kernel.test_cni_run import BUSYBOX, NOTHING, OCIRT, SERVER, Site, page
 
 pytestmark = pytest.mark.skipif(

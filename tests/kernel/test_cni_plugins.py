@@ -16,7 +16,8 @@ import pytest
 from ocirt.cni.invoke import invoke
 from ocirt.cni.request import Request
 from ocirt.errors import Error
-from tests.kernel.netlab import Namespace, ask, ask_udp, eventually
+from tests.harness.waiting import eventually
+from tests.kernel.netlab import Namespace, ask, ask_udp
 from tests.kernel.test_cni_bridge import NOTHING, PORTMAP, Lab
 
 

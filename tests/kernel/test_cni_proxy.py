@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from ocirt.errors import Error
-from tests.kernel.netlab import Namespace, Server, ask, ask_udp, eventually
+from tests.harness.waiting import eventually
+from tests.kernel.netlab import Namespace, Server, ask, ask_udp
 from tests.kernel.test_cni_bridge import NOTHING, PORTMAP, Lab
 
 ROOT = Path(__file__).resolve().parents[2]

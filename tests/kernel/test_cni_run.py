@@ -16,7 +16,8 @@ import pytest
 
 from ocirt.cni import attach
 from ocirt.errors import InvalidConfig
-from tests.kernel.netlab import Namespace, Server, ask, eventually
+from tests.harness.waiting import eventually
+from tests.kernel.netlab import Namespace, Server, ask
 
 OCIRT = str(Path(__file__).resolve().parents[2] / "hack" / "ocirt")
 BUSYBOX = shutil.which("busybox") or ""

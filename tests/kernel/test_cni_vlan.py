@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ocirt.errors import Error
-from tests.kernel.netlab import Namespace, eventually
+from tests.harness.waiting import eventually
+from tests.kernel.netlab import Namespace
 from tests.kernel.test_cni_bridge import NOTHING, Lab
 
 
