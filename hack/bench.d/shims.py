@@ -236,15 +236,23 @@ def _children(pid: int) -> set[int]:
 
 def _spares(*parents: int) -> set[int]:
     """The spare shims among the children of processes; by default among ours."""
-    found: set[int] = set()
-    for pid in set().union(*map(_children, parents or (os.getpid(),))):
-        try:
-            with open(f"/proc/{pid}/comm", encoding="ascii") as file:
-                if file.read() == "ocirt-spare\n":
-                    found.add(pid)
-        except FileNotFoundError:
-            continue
-    return found
+    children = set[int]().union(*map(_children, parents or (os.getpid(),)))
+    return {pid for pid in children if _name(pid) == "ocirt-spare"}
+
+
+def _workers(daemons: set[int]) -> set[int]:
+    """What shims have forked for themselves: each a nursery, and a worker that is ready."""
+    children = set[int]().union(*map(_children, daemons))
+    nurseries = {pid for pid in children if _name(pid) == "ocirt-nursery"}
+    return nurseries.union(*map(_children, nurseries))
+
+
+def _name(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="ascii") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return ""
 
 
 def end_spares() -> None:
@@ -318,8 +326,9 @@ def shim_memory(bench: Bench) -> list[Table]:
         for what, count, grouped in (("1", 1, False), ("10 in a group", _TEN, True), ("10, each alone", _TEN, False)):
             held = [shims.hold(name, f"{bench.prefix}-memory" if grouped else "") for _ in range(count)]
             time.sleep(_IDLE)
-            pids = {one.pid for one in held}
-            spares = _spares(os.getpid(), *pids)
+            daemons = {one.pid for one in held}
+            spares = _spares(os.getpid(), *daemons)
+            pids = daemons | _workers(daemons)
             for also, counted in (("", pids), (" and the spare one", pids | spares))[: 2 if spares else 1]:
                 found = [_memory(pid) for pid in counted]
                 total = [sum(numbers[key] for numbers in found) for key in ("Rss", "Pss", "private", "Private_Dirty")]

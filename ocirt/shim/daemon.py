@@ -84,7 +84,7 @@ class Daemon:
         self._socket = sockets.identity(self._address)
         self._ending = False
         self._loop = Loop(report)
-        workers = Workers(self._loop, perform)
+        self._workers = workers = Workers(self._loop, perform)
         self._reaper = Reaper(workers, report)
         self._publisher = Publisher(self._loop, place["events"], place["namespace"])
         self._supervisor = Supervisor(self._loop, workers, self._reaper, self._publisher, place["namespace"], self._end)
@@ -97,6 +97,10 @@ class Daemon:
     def run(self) -> None:
         """Serve until the end."""
         prctl.prctl(prctl.PR_SET_CHILD_SUBREAPER, 1)
+        try:
+            self._workers.make_ready()
+        except OSError:
+            pass  # the first operation tries again, and fails if need be
         self._loop.run()
 
     def _take_signals(self, _: int) -> None:

@@ -94,10 +94,10 @@ def ask(address: str, listener: _socket.socket, place: Place) -> int:
         socket.connect(sockets.path_of(address))
         credentials = socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
         pid = int.from_bytes(credentials[:4], sys.byteorder)
-        if likeness(str(pid)) != likeness("self"):
-            return 0
         rights = listener.fileno().to_bytes(4, sys.byteorder)
         socket.sendmsg([marshal.dumps(dict(place))], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+        if likeness(str(pid)) != likeness("self"):  # it forks meanwhile; a fork that isn't taken ends
+            return 0
         pid = int(socket.recv(32) or b"0")
         socket.send(_TAKEN, _socket.MSG_NOSIGNAL)
         return pid

@@ -138,7 +138,7 @@ def _serve(
         return
     if environment.get("SCHED_CORE"):
         _share_core()
-    pid = _fork(socket, place)
+    pid, placed = _fork(socket, place)
     try:
         spare.write_oom_score(pid, place["score"])
         if cgroup:
@@ -146,6 +146,8 @@ def _serve(
     except BaseException:
         posix.kill(pid, 9)
         raise
+    finally:
+        posix.close(placed)
 
 
 def _shim_cgroup(any: dict[str, Any]) -> str:
@@ -160,12 +162,17 @@ def _shim_cgroup(any: dict[str, Any]) -> str:
         return ""  # Create gets the same options, and says what is wrong with them
 
 
-def _fork(socket: _socket.socket, place: Place) -> int:
-    """Become a daemon in a fork: its pid."""
+def _fork(socket: _socket.socket, place: Place) -> tuple[int, int]:
+    """Become a daemon in a fork: (its pid, a descriptor that is to be closed when it is where it belongs)."""
+    held, placed = posix.pipe2(posix.O_CLOEXEC)
     pid = posix.fork()
     if pid:
-        return pid
+        posix.close(held)
+        return pid, placed
     try:
+        posix.close(placed)
+        posix.read(held, 1)  # what it forks is to be there, too
+        posix.close(held)
         posix.setsid()
         # containerd waits for the end of what `start` prints
         null = posix.open("/dev/null", posix.O_RDWR)

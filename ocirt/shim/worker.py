@@ -1,15 +1,14 @@
-"""Operations that may wait (for the kernel, for hooks, for systemd) are done in a fork of the daemon.
+"""Operations that may wait (for the kernel, for hooks, for systemd) are done by processes of their own: workers.
 
-The fork is warm: it has imported all that the operation needs, so that it costs a millisecond where a runtime's
-command line costs an interpreter's start. What it changes of itself (streams, working directory, signals) ends with
-it, and the daemon goes on serving meanwhile. What it leaves running (init) becomes the daemon's child.
+A worker is a fork, and warm: it has imported all that the operation needs, so that it costs a millisecond where a
+runtime's command line costs an interpreter's start. What it changes of itself (streams, working directory, signals)
+ends with it, and the daemon goes on serving meanwhile. What it leaves running (init) becomes the daemon's child.
 
 It says how it went in one message, as JSON: {"result": …} or {"error": text, "kind": class of errors.py}.
 """
 
 from __future__ import annotations
 
-import _signal
 import _socket
 import os
 import sys
@@ -17,17 +16,18 @@ import sys
 from ocirt import log
 from ocirt.errors import BY_NAME, Error
 from ocirt.jsontext import dump_json, parse_json
-from ocirt.linux import fds, prctl
 from ocirt.shim import loop as events
-from ocirt.shim import spare
+from ocirt.shim.nursery import Nursery
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, NoReturn
 
     from ocirt.shim.loop import Loop
 
+    #: Does an operation, {"operation": name, …}: gives its result.
+    Perform = Callable[[dict[str, Any]], dict[str, Any]]
     #: Gets the operation's result, or its error.
     Done = Callable[[dict[str, Any], Error | None], object]
 
@@ -40,20 +40,25 @@ class Killed(Error):
 
 
 class Workers:
-    """Starts workers and hands their results on.
+    """Has operations done and hands their results on.
 
-    perform  does an operation: {"operation": name, …} -> its result; runs in the worker
+    perform  does one; runs in the worker
     """
 
-    def __init__(self, loop: Loop, perform: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    def __init__(self, loop: Loop, perform: Perform) -> None:
         self._loop = loop
         self._perform = perform
+        self._nursery: Nursery | None = None
         self._running = 0
 
     @property
     def running(self) -> int:
         """How many haven't said their result."""
         return self._running
+
+    def make_ready(self) -> None:
+        """Have a worker ready for the first operation. Raises OSError."""
+        self._nursery = Nursery(lambda operation: finish(self._perform, operation))
 
     def start(self, operation: dict[str, Any], done: Done, *, streams: tuple[int, ...] = (), console: int = -1) -> None:
         """Do an operation; `done` is called from the loop.
@@ -62,37 +67,27 @@ class Workers:
         console  a socket that the container's terminal is sent to, -1 for none; the operation has it as "console"
         Where there can't be another process, `done` hears so at once.
         """
-        parent = os.getpid()
         try:
             ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-            pid = os.fork()
+            self._ask(operation, theirs.fileno(), streams if console < 0 else (console,))
         except OSError as error:
             done({}, Error(f"start another process: {(error.strerror or '').lower()}", error.errno or 0))
             return
-        if pid == 0:
-            try:
-                prctl.prctl(prctl.PR_SET_PDEATHSIG, _signal.SIGKILL)  # the lock that it holds goes with the shim
-                if os.getppid() == parent:
-                    self._work(operation, theirs, streams, console)
-            finally:
-                os._exit(1)
         theirs.close()
         ours.setblocking(False)
         self._running += 1
         self._loop.watch(ours.fileno(), events.IN, lambda _: self._finished(ours, done))
 
-    def _work(self, operation: dict[str, Any], answer: _socket.socket, streams: tuple[int, ...], console: int) -> None:
-        """The worker itself."""
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
-        for fd, stream in enumerate(streams or (() if console < 0 else (0, 0, 0))):
-            os.dup2(stream, fd)  # with a terminal /dev/null: stderr is the log, which isn't the container's to own
-        keep = ({0, 1, 2, answer.fileno(), console, spare.image()} | log.descriptors()) - {-1}
-        fds.close_all_but(keep)
-        level = log.DEBUG if log.enabled(log.DEBUG) else log.WARNING
-        operation = {**operation, "answer": answer.fileno(), "log": max(log.descriptors()), "level": level}
-        if console >= 0:
-            operation["console"] = console
-        finish(self._perform, operation)
+    def _ask(self, operation: dict[str, Any], answer: int, others: tuple[int, ...]) -> None:
+        if self._nursery:
+            try:
+                self._nursery.ask(operation, answer, others)
+                return
+            except BrokenPipeError:  # the OOM killer?
+                self._nursery.close()
+        self.make_ready()
+        assert self._nursery
+        self._nursery.ask(operation, answer, others)
 
     def _finished(self, socket: _socket.socket, done: Done) -> None:
         try:
@@ -114,7 +109,7 @@ class Workers:
             done(said["result"], None)
 
 
-def finish(perform: Callable[[dict[str, Any]], dict[str, Any]], operation: dict[str, Any]) -> None:
+def finish(perform: Perform, operation: dict[str, Any]) -> NoReturn:
     """Do the operation in this process, say how it went, and end."""
     answer = operation["answer"]
     before: set[str] = set(sys.modules) if log.enabled(log.DEBUG) else set()

@@ -13,6 +13,7 @@ from tests.engines.containerd import ttrpc
 from tests.engines.containerd.calling import Kind
 from tests.engines.containerd.engine import Engine, Task, mount
 from tests.engines.containerd.test_daemon import descriptors
+from tests.engines.containerd.test_nursery import family
 from tests.engines.containerd.test_races import ours
 from tests.harness.leftovers import cgroup_mounts
 
@@ -150,7 +151,12 @@ def test_no_more_processes(engine: Engine, kind: Kind) -> None:
     directory = pids / f"{engine.name}-shim"
     directory.mkdir()
     try:
-        (directory / "cgroup.procs").write_text(str(task.shim_pid))
+        shim = family(task.shim_pid)
+        for pid in shim:
+            (directory / "cgroup.procs").write_text(str(pid))
+        (directory / "pids.max").write_text(str(len(shim)))
+        id = task.exec("/bin/true")
+        assert task.fails("Start", exec_id=id).text  # by the worker that was ready
         (directory / "pids.max").write_text("1")
         id = task.exec("/bin/true")
         assert "another process" in task.fails("Start", exec_id=id).text
@@ -158,9 +164,9 @@ def test_no_more_processes(engine: Engine, kind: Kind) -> None:
         assert task.status == 2
         (directory / "pids.max").write_text("max")
         assert task.run("/bin/true")[0] == 0
-        (pids / "cgroup.procs").write_text(str(task.shim_pid))
     finally:
-        (pids / "cgroup.procs").write_text(str(task.shim_pid))
+        for pid in (directory / "cgroup.procs").read_text().split():
+            (pids / "cgroup.procs").write_text(pid)
         time.sleep(0.2)
         directory.rmdir()
     task.end()

@@ -93,7 +93,7 @@ def shims(space: Space) -> dict[int, str]:
     found = {}
     for line in listing:
         pid, state, words = line.split(None, 2)
-        if "containerd-shim-ocirt-v1" in words and not state.startswith("Z") and not words.endswith(" spare"):
+        if "containerd-shim-ocirt-v1" in words and not state.startswith("Z") and words.endswith(" start"):
             found[int(pid)] = words
     return found
 

@@ -12,8 +12,7 @@ import pytest
 from tests.engines.containerd import ttrpc
 from tests.engines.containerd.calling import CallFailed, Kind
 from tests.engines.containerd.engine import STOPPED, Engine, mount
-from tests.engines.containerd.test_spare import children
-from tests.harness.leftovers import alive, mounts
+from tests.harness.leftovers import alive, children, mounts
 
 
 def hook(script: str) -> dict[str, object]:
@@ -102,7 +101,7 @@ def test_worker_killed_in_create(engine: Engine, kind: Kind) -> None:
     until(f"{engine.place}/worker")
     time.sleep(0.1)
     worker = int(Path(engine.place, "worker").read_text())
-    assert worker in children(task.shim_pid)
+    assert worker in {one for child in children(task.shim_pid) for one in children(child)}
     assert task.rootfs_mounted()
     os.kill(worker, signal.SIGKILL)
     with pytest.raises(ttrpc.RpcError):

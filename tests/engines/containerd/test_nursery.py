@@ -1,0 +1,147 @@
+"""The process that forks workers: nobody sees it, whatever happens to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.engines.containerd import ttrpc
+from tests.engines.containerd.calling import Kind
+from tests.engines.containerd.engine import Engine
+from tests.engines.containerd.test_bootstrap import GROUP
+from tests.engines.containerd.test_daemon import descriptors
+from tests.engines.containerd.test_races import hook, ours, until
+from tests.engines.containerd.test_spare import parent
+from tests.harness.leftovers import alive, children
+from tests.harness.waiting import eventually
+
+NAME = "ocirt-nursery\n"
+
+
+def name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def nursery_of(shim: int) -> int:
+    """Its pid, once it has a worker ready."""
+    found: list[int] = []
+
+    def is_ready() -> bool:
+        found[:] = [pid for pid in children(shim) if name(pid) == NAME]
+        return bool(found and children(found[0]))
+
+    assert eventually(is_ready)
+    return found[0]
+
+
+def family(shim: int) -> set[int]:
+    """The shim's processes: itself, the nursery, the worker that is ready."""
+    nursery = nursery_of(shim)
+    return {shim, nursery, *children(nursery)}
+
+
+def test_killed(engine: Engine, kind: Kind) -> None:
+    """The next operation makes another; the worker that was ready goes with it."""
+    ours(kind)
+    task = engine.running()
+    nursery = nursery_of(task.shim_pid)
+    workers = children(nursery)
+    os.kill(nursery, signal.SIGKILL)
+    assert task.run("/bin/true")[0] == 0
+    assert nursery_of(task.shim_pid) != nursery
+    assert eventually(lambda: not any(map(alive, workers)))
+    task.end()
+
+
+def test_killed_worker(engine: Engine, kind: Kind) -> None:
+    """One that was ready, by the OOM killer perhaps: there is another at once."""
+    ours(kind)
+    task = engine.running()
+    nursery = nursery_of(task.shim_pid)
+    for _ in range(3):
+        (worker,) = children(nursery_of(task.shim_pid))
+        os.kill(worker, signal.SIGKILL)
+        assert eventually(lambda worker=worker: children(nursery) not in (set(), {worker}))
+        assert task.run("/bin/true")[0] == 0
+    task.end()
+
+
+def test_killed_in_create(engine: Engine, kind: Kind) -> None:
+    """Its workers die with it: Create fails, and leaves nothing."""
+    ours(kind)
+    bundle = engine.bundle()
+    bundle.config["hooks"] = {"createRuntime": [hook(f"echo $PPID > {engine.place}/worker; exec sleep 3")]}
+    task = engine.task(bundle=bundle)
+    create = task.shim.begin("Create", **task.request())
+    until(f"{engine.place}/worker")
+    worker = int(Path(engine.place, "worker").read_text())
+    os.kill(parent(worker), signal.SIGKILL)
+    with pytest.raises(ttrpc.RpcError):
+        task.shim.result(create)
+    assert not task.rootfs_mounted()
+    assert not Path("/run/containerd/ocirt", engine.namespace, task.id).exists()
+    task.leave()
+
+
+def test_side_by_side(engine: Engine, kind: Kind) -> None:
+    """A worker that waits keeps nobody else waiting."""
+    ours(kind)
+    bundle = engine.bundle("sleep 1000", **{GROUP: "pod"})
+    bundle.config["hooks"] = {"createRuntime": [hook(f"touch {engine.place}/begun; exec sleep 3")]}
+    slow = engine.task(bundle=bundle)
+    create = slow.shim.begin("Create", **slow.request())
+    until(f"{engine.place}/begun")
+    began = time.monotonic()
+    quick = engine.running(bundle=engine.bundle("sleep 1000", **{GROUP: "pod"}))
+    assert quick.shim_pid == slow.shim_pid
+    assert quick.run("/bin/true")[0] == 0
+    assert time.monotonic() - began < 2.5
+    slow.shim.result(create)
+    slow.end()
+    quick.end()
+
+
+def test_large_operation(engine: Engine, kind: Kind) -> None:
+    """One message between processes has room for 200 KB; a process's environment may have more."""
+    ours(kind)
+    task = engine.running()
+    environment = [f"V{number}={'x' * 100_000}" for number in range(8)]
+    spec = {"env": ["PATH=/bin", *environment]}
+    status, out = task.run("/bin/sh", "-c", "echo ${#V7}", spec=spec)
+    assert (status, out) == (0, b"100000\n")
+    task.end()
+
+
+def test_what_it_holds(engine: Engine, kind: Kind) -> None:
+    """Its socket and the log; of the workers that have ended not even a zombie."""
+    ours(kind)
+    task = engine.running()
+    for _ in range(3):
+        assert task.run("/bin/true")[0] == 0
+    nursery = nursery_of(task.shim_pid)
+    assert eventually(lambda: len(children(nursery)) == 1)
+    (worker,) = children(nursery)
+    log = str(task.bundle.path / "log")
+    for pid in (nursery, worker):
+        held = descriptors(pid)
+        assert [held[fd] for fd in (0, 1, 2)] == ["/dev/null", "/dev/null", log]
+        assert sorted(held[fd].partition(":")[0] for fd in held if fd > 2) == sorted([log, "pipe", "socket"])
+    task.end()
+
+
+def test_dies_with_its_shim(engine: Engine, kind: Kind) -> None:
+    """At once, and so does the worker that was ready."""
+    ours(kind)
+    task = engine.running()
+    shim = family(task.shim_pid)
+    os.kill(task.shim_pid, signal.SIGKILL)
+    assert eventually(lambda: not any(map(alive, shim)))
+    engine.caller.delete(task.id, task.bundle.path)
+    assert not task.rootfs_mounted()
