@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ROOT = "/run/containerd/ocirt"
 _NOTE = "ocirt-root"
+_DELETED = "ocirt-deleted"
 _ADDRESS = "address"
 
 
@@ -28,12 +29,32 @@ def state_root(options: dict[str, Any], namespace: str) -> str:
 
 def note(bundle: str, root: str) -> None:
     """Write down where the container's state is, before there is any."""
+    try:
+        posix.unlink(f"{bundle}/{_DELETED}")
+    except FileNotFoundError:
+        pass
     write(f"{bundle}/{_NOTE}", root.encode("utf-8", "surrogateescape"))
 
 
 def noted_root(bundle: str) -> str:
     """Where the container's state is; "" if it was never to be created."""
     return read(f"{bundle}/{_NOTE}").decode("utf-8", "surrogateescape")
+
+
+def note_deleted(bundle: str, answer: bytes, address: str) -> None:
+    """Write down that nothing is left of the container, for whom a shell is enough (hack/containerd-shim-ocirt-v1.sh).
+
+    answer   what `delete` is to print
+    address  of the shim, which is to be alive, or its socket gone
+    """
+    text = "".join(f"\\{byte:03o}" for byte in answer)
+    write(f"{bundle}/{_DELETED}", f"{text}\n{posix.getpid()}\n{address.removeprefix('unix://')}\n".encode())
+
+
+def noted_answer(bundle: str) -> bytes:
+    """What `delete` is to print of a container that the shim has deleted; empty of another."""
+    text = read(f"{bundle}/{_DELETED}").partition(b"\n")[0]
+    return bytes(int(byte, 8) for byte in text.split(b"\\")[1:])
 
 
 def note_address(bundle: str, address: str) -> None:

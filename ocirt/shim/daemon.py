@@ -87,20 +87,25 @@ class Daemon:
         self._workers = workers = Workers(self._loop, perform)
         self._reaper = Reaper(workers, report)
         self._publisher = Publisher(self._loop, place["events"], place["namespace"])
-        self._supervisor = Supervisor(self._loop, workers, self._reaper, self._publisher, place["namespace"], self._end)
+        self._supervisor = Supervisor(
+            self._loop, workers, self._reaper, self._publisher, place["namespace"], self._address, self._end
+        )
         services = Service(self._supervisor).services()
         self._server = Server(self._loop, socket, services)
         _signal.pthread_sigmask(_signal.SIG_BLOCK, _SIGNALS)
         self._signals = signals.signalfd(_SIGNALS)
         self._loop.watch(self._signals, IN, self._take_signals)
 
-    def run(self) -> None:
-        """Serve until the end."""
+    def make_ready(self) -> None:
+        """Have what the first operation needs."""
         prctl.prctl(prctl.PR_SET_CHILD_SUBREAPER, 1)
         try:
             self._workers.make_ready()
         except OSError:
             pass  # the first operation tries again, and fails if need be
+
+    def run(self) -> None:
+        """Serve until the end."""
         self._loop.run()
 
     def _take_signals(self, _: int) -> None:
@@ -187,30 +192,40 @@ def serve(socket: _socket.socket, place: Place) -> None:
     gc.enable()
     if place["idle"]:
         spare.leave(place["spare"], place["idle"], place["score"])
+    daemon.make_ready()
     daemon.run()
 
 
 def take_over(connection: _socket.socket, socket: _socket.socket, **place: Unpack[Place]) -> None:
-    """Be the daemon that the spare shim has forked, warm. Tells its pid over `connection`; returns at the end."""
+    """Be the daemon that the spare shim has forked, warm. Returns at the end.
+
+    Gets ready while `start` looks whether it wants it; `connection` tells.
+    """
     posix.setsid()
     prctl.set_name("containerd-shim")
     spare.write_oom_score("self", place["score"])
-    try:
-        connection.send(b"%d" % os.getpid(), _socket.MSG_NOSIGNAL)
-        if not connection.recv(32):
-            return
-    except OSError:
-        return  # `start` has given up, and has forked a shim by itself
-    connection.close()
     # the arguments are still those of the first shim: people look for a container's shim by its id
     title.set_arguments("-namespace", place["namespace"], "-id", place["bundle"].rpartition("/")[2], "start")
     os.environ.clear()
     os.environ.update(place["environment"])
     _settle(place)
     try:
-        Daemon(socket, place).run()
+        daemon = Daemon(socket, place)
+        daemon.make_ready()
+        if _is_taken(connection):
+            daemon.run()
     except Exception as error:
         report(error)
+
+
+def _is_taken(connection: _socket.socket) -> bool:
+    """Has `start` found that this process is like itself? If not, or too late, it has forked a shim by itself."""
+    try:
+        return bool(connection.recv(32))
+    except OSError:
+        return False
+    finally:
+        connection.close()
 
 
 def _settle(place: Place) -> None:

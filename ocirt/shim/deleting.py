@@ -1,7 +1,7 @@
 """`delete`: take away what is left of a container.
 
-containerd calls it after every ordinary Delete, when nothing is left, and it answers at once; and when a shim has
-died or doesn't answer, when this is the only one who cleans up.
+containerd calls it after every ordinary Delete, when nothing is left, and it answers at once (where hack/install has
+made the launcher, a shell does); and when a shim has died or doesn't answer, when this is the only one who cleans up.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _DYING = 3.0
 
 
 def delete(options: main.Options) -> None:
-    """Kill and remove the container, unmount its root filesystem, and say that it was killed."""
+    """Kill and remove the container, unmount its root filesystem, and say how it ended: was killed, if nobody knows."""
     bundle = posix.getcwd().rpartition("/")[0] + f"/{options.id}"
     root = bundles.noted_root(bundle)
     try:
@@ -33,7 +33,8 @@ def delete(options: main.Options) -> None:
     address = bundles.noted_address(bundle)
     if address.startswith("unix://"):
         sockets.remove_dead(address)
-    main.write(wire.encode(DELETED, {"exit_status": _KILLED, "exited_at": timestamp(time.time())}))
+    killed = {"exit_status": _KILLED, "exited_at": timestamp(time.time())}
+    main.write(bundles.noted_answer(bundle) or wire.encode(DELETED, killed))
 
 
 def _remove(root: str, id: str) -> None:

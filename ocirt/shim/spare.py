@@ -187,7 +187,8 @@ def _answer(listener: _socket.socket) -> int:
             return 0
         socket = _socket.socket(fileno=received[0])  # closed in any case: a shim's socket mustn't outlive it here
         try:
-            if posix.fork():
+            if pid := posix.fork():
+                connection.send(b"%d" % pid, _socket.MSG_NOSIGNAL)
                 return 1
             try:
                 listener.close()

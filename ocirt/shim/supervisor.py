@@ -14,9 +14,9 @@ from ocirt import log
 from ocirt.errors import Error, WrongState, doing, from_oserror
 from ocirt.lifecycle import Runtime
 from ocirt.linux import fds
-from ocirt.shim import bundles
+from ocirt.shim import bundles, wire
 from ocirt.shim.loggers import Logger, is_logger
-from ocirt.shim.messages import RUNNING
+from ocirt.shim.messages import DELETED, RUNNING
 from ocirt.shim.stdio import Streams
 from ocirt.shim.tasks import Process, Task
 from ocirt.shim.worker import Killed
@@ -43,6 +43,7 @@ class Supervisor:
 
     tasks      by id
     publisher  tells containerd of events
+    address    of this shim
     end        called when the shim is to end
     """
 
@@ -53,6 +54,7 @@ class Supervisor:
         reaper: Reaper,
         publisher: Publisher,
         namespace: str,
+        address: str,
         end: Callable[[], object],
     ) -> None:
         self.tasks: dict[str, Task] = {}
@@ -62,6 +64,7 @@ class Supervisor:
         self._workers = workers
         self._reaper = reaper
         self._namespace = namespace
+        self._address = address
 
     def runtime(self, task: Task) -> Runtime:
         """For what is only looked up."""
@@ -309,6 +312,10 @@ class Supervisor:
         init = task.init
         self._forget(task)
         self.publisher.publish("delete", {"container_id": task.id, "pid": init.pid, **init.exit()})
+        try:
+            bundles.note_deleted(task.bundle, wire.encode(DELETED, {"pid": init.pid, **init.exit()}), self._address)
+        except OSError:
+            pass  # `delete` finds out by itself
         done(None)
 
     # -- memory ----------------------------------------------------------------------------------------------------
