@@ -188,7 +188,7 @@ def _answer(listener: _socket.socket) -> int:
         socket = _socket.socket(fileno=received[0])  # closed in any case: a shim's socket mustn't outlive it here
         try:
             if pid := posix.fork():
-                connection.send(b"%d" % pid, _socket.MSG_NOSIGNAL)
+                _tell(connection, pid)
                 return 1
             try:
                 listener.close()
@@ -202,6 +202,13 @@ def _answer(listener: _socket.socket) -> int:
         return 0
     finally:
         connection.close()
+
+
+def _tell(connection: _socket.socket, pid: int) -> None:
+    try:
+        connection.send(b"%d" % pid, _socket.MSG_NOSIGNAL)
+    except OSError:
+        pass  # `start` has found that they differ: the fork will hear so, and end
 
 
 def write_oom_score(pid: int | str, score: int) -> None:

@@ -312,10 +312,11 @@ class Supervisor:
         init = task.init
         self._forget(task)
         self.publisher.publish("delete", {"container_id": task.id, "pid": init.pid, **init.exit()})
-        try:
-            bundles.note_deleted(task.bundle, wire.encode(DELETED, {"pid": init.pid, **init.exit()}), self._address)
-        except OSError:
-            pass  # `delete` finds out by itself
+        if init.exit():
+            try:
+                bundles.note_deleted(task.bundle, wire.encode(DELETED, {"pid": init.pid, **init.exit()}), self._address)
+            except OSError:
+                pass  # `delete` finds out by itself
         done(None)
 
     # -- memory ----------------------------------------------------------------------------------------------------

@@ -198,7 +198,7 @@ class Task:
         self.err: Output | None = None
         self._done = False
         self._execs = 0
-        self._exit_status = KILLED
+        self.exit_status = KILLED
 
     @property
     def shim_pid(self) -> int:
@@ -251,8 +251,8 @@ class Task:
     def delete(self, exec_id: str = "") -> Any:
         """Delete; DeleteResponse."""
         response = self("Delete", exec_id=exec_id)
-        if not exec_id:
-            self._exit_status = response.exit_status
+        if response.HasField("exited_at") and not exec_id:
+            self.exit_status = response.exit_status
         return response
 
     def shutdown(self) -> None:
@@ -321,4 +321,4 @@ class Task:
             return
         if self.engine.kind.name == "ocirt":  # the Go shim has its say, and warns when it has lost a race
             assert text == b"", f"`delete` isn't quiet: {text!r}"
-        assert response.exit_status == (self._exit_status if self.engine.kind.name == "ocirt" else KILLED)
+        assert response.exit_status == (self.exit_status if self.engine.kind.name == "ocirt" else KILLED)
