@@ -103,6 +103,16 @@ def check(terminal: bool, console_socket: str | None, console: int) -> None:
         raise Error("cannot use the console socket: process.terminal is not set")
 
 
+def receiver(plan: Plan, path: str | None, console: int) -> int:
+    """The socket that gets the terminal's master, -1 for none: a console socket's path, or a connected one."""
+    if path:
+        return connect(path).detach()
+    if console >= 0 and not plan.process.get("terminal"):
+        os.close(console)
+        return -1
+    return console
+
+
 def connect(path: str) -> _socket.socket:
     """Connect to the console socket."""
     try:

@@ -297,13 +297,7 @@ def freezer_file(cgroup: Cgroup) -> list[str]:
 def _open_descriptors(plan: Plan, options: Options) -> None:
     """What init gets from the host as open descriptors, because it can't or mustn't look for it inside."""
     plan.null = null_device()
-    if options.console_socket:
-        plan.console_socket = console.connect(options.console_socket).detach()
-    elif options.console >= 0:
-        if plan.process.get("terminal"):
-            plan.console_socket = options.console
-        else:
-            os.close(options.console)
+    plan.console_socket = console.receiver(plan, options.console_socket, options.console)
 
 
 def _close_descriptors(plan: Plan) -> None:

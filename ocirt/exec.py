@@ -178,13 +178,7 @@ def namespaces_of(container: Container) -> dict[str, int]:
 
 def _open_descriptors(plan: Plan, options: Options) -> None:
     plan.null = null_device()
-    if options.console_socket:
-        plan.console_socket = console.connect(options.console_socket).detach()
-    elif options.console >= 0:
-        if plan.process.get("terminal"):
-            plan.console_socket = options.console
-        else:
-            os.close(options.console)
+    plan.console_socket = console.receiver(plan, options.console_socket, options.console)
 
 
 def _follow(container: Container, plan: Plan, pid: int, channel: Channel) -> None:

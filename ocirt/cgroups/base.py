@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ocirt.errors import Unsupported
+import posix
+
+from ocirt.errors import Error, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -10,6 +12,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ocirt.cgroups.entrances import Entrances
+
+SIGKILL = 9
+#: Seconds that a signal to all waits until they stand still.
+_STANDSTILL = 0.5
 
 
 class Cgroup:
@@ -114,6 +120,27 @@ class Cgroup:
     def signal(self, number: int) -> None:
         """Send a signal to every process in the cgroup."""
         del number
+
+    def _signal_all(self, number: int) -> None:
+        """To each by its pid; frozen while the list is read and worked off, so that no fork escapes; then thawed."""
+        was_frozen = self.frozen()
+        try:
+            if not was_frozen:
+                try:
+                    self._hold(_STANDSTILL)
+                except Error:
+                    pass  # a process in an uninterruptible wait: the signal is sent all the same
+            for pid in self.pids():
+                try:
+                    posix.kill(pid, number)
+                except ProcessLookupError:
+                    continue
+        finally:
+            if not was_frozen or number == SIGKILL:
+                self.thaw()
+
+    def _hold(self, seconds: float) -> None:
+        """Freeze within that time, if the cgroup can be."""
 
     def stats(self) -> dict[str, Any]:
         """Usage and limits, in the shape of runc's `events --stats`."""

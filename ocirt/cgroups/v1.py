@@ -9,7 +9,7 @@ from __future__ import annotations
 import posix
 
 from ocirt.cgroups import files
-from ocirt.cgroups.base import Cgroup
+from ocirt.cgroups.base import SIGKILL, Cgroup
 from ocirt.cgroups.entrances import Entrances
 from ocirt.errors import Error, Unsupported, WrongState, doing, from_oserror
 
@@ -17,8 +17,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
-
-SIGKILL = 9
 
 
 class V1(Cgroup):
@@ -201,24 +199,10 @@ class V1(Cgroup):
         else:
             self._signal_all(number)
 
-    def _signal_all(self, number: int) -> None:
-        """Frozen while the list is read and worked off, so that no fork escapes; then thawed."""
-        was_frozen = self.frozen()
+    def _hold(self, seconds: float) -> None:
         directory = self.path("freezer")
-        if directory and not was_frozen:
-            try:
-                _freeze_v1(directory, deadline=0.5)
-            except Error:
-                pass  # a process in an uninterruptible wait: the signal is sent all the same
-        try:
-            for pid in self.pids():
-                try:
-                    posix.kill(pid, number)
-                except ProcessLookupError:
-                    continue
-        finally:
-            if not was_frozen or number == SIGKILL:
-                self.thaw()
+        if directory:
+            _freeze_v1(directory, seconds)
 
     def join_exec(self, pid: int, subs: list[str], init: int = 0) -> None:
         del init

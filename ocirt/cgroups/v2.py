@@ -5,7 +5,7 @@ from __future__ import annotations
 import posix
 
 from ocirt.cgroups import files
-from ocirt.cgroups.base import Cgroup
+from ocirt.cgroups.base import SIGKILL, Cgroup
 from ocirt.errors import Error, InvalidConfig, Unsupported, WrongState, doing, from_oserror
 
 TYPE_CHECKING = False
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-SIGKILL = 9
 #: Fallback for /sys/kernel/cgroup/delegate (config-linux.md, Cgroup ownership).
 DELEGATED = ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads")
 
@@ -171,22 +170,8 @@ class V2(Cgroup):
         else:
             self._signal_all(number)
 
-    def _signal_all(self, number: int) -> None:
-        was_frozen = self.frozen()
-        try:
-            if not was_frozen:
-                try:
-                    freeze(self.directory, 0.5)
-                except Error:
-                    pass  # a process in an uninterruptible wait: the signal is sent all the same
-            for pid in self.pids():
-                try:
-                    posix.kill(pid, number)
-                except ProcessLookupError:
-                    continue
-        finally:
-            if not was_frozen or number == SIGKILL:
-                self.thaw()
+    def _hold(self, seconds: float) -> None:
+        freeze(self.directory, seconds)
 
     def join_exec(self, pid: int, subs: list[str], init: int = 0) -> None:
         self._enter(self._exec_directory(subs, init), pid)

@@ -9,7 +9,7 @@ from ocirt.cni import apart, protocol, table
 from ocirt.cni.address import parse_cidr, parse_ip
 from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, CNIError
 from ocirt.cni.table import Owner
-from ocirt.errors import Error
+from ocirt.errors import Error, doing
 from ocirt.linux import netlink_route as route
 from ocirt.linux.netlink import EEXIST, ENODEV, Inside, Message, u32
 
@@ -157,6 +157,16 @@ def configure(inside: Socket, index: int, result: Result, interface: int, *, dad
 
 
 _DAD_SECONDS = 5.0
+
+
+def configure_only(request: Request, netns: int, inside: Socket, link: Link, result: Result) -> None:
+    """Give the addresses to the one interface that the plugin has made, and tell of it in the result."""
+    result.interfaces = [{"name": request.ifname, "mac": link.mac, "mtu": link.mtu, "sandbox": request.netns}]
+    for ip in result.ips:
+        ip["interface"] = 0
+    with doing(f"configure {request.ifname}"):
+        prepare(netns, request.ifname, result)
+        configure(inside, link.index, result, 0)
 
 
 def wait_for_dad(inside: Socket, index: int) -> None:

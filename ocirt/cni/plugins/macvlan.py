@@ -6,7 +6,7 @@ from ocirt.cni import protocol
 from ocirt.cni.plugins import ipam, links
 from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, NOT_AVAILABLE, VERSIONS, CNIError
 from ocirt.cni.result import Result
-from ocirt.errors import Error, Undo, doing
+from ocirt.errors import Error, Undo
 from ocirt.linux import netlink_route as route
 from ocirt.linux.netlink import u32
 
@@ -80,14 +80,7 @@ def add(request: Request) -> Result:
                 result = ipam.add(request)
                 undo.add("release the addresses", lambda: ipam.forward(request, "DEL"))
             ipam.own_dns(request, result)
-            result.interfaces = [
-                {"name": request.ifname, "mac": link.mac, "mtu": link.mtu, "sandbox": request.netns},
-            ]
-            for ip in result.ips:
-                ip["interface"] = 0
-            with doing(f"configure {request.ifname}"):
-                links.prepare(sandbox.fd, request.ifname, result)
-                links.configure(inside, link.index, result, 0)
+            links.configure_only(request, sandbox.fd, inside, link, result)
     return result
 
 

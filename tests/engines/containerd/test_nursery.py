@@ -7,14 +7,11 @@ import signal
 import time
 from pathlib import Path
 
-import pytest
-
-from tests.engines.containerd import ttrpc
 from tests.engines.containerd.calling import Kind
 from tests.engines.containerd.engine import Engine
 from tests.engines.containerd.test_bootstrap import GROUP
 from tests.engines.containerd.test_daemon import descriptors
-from tests.engines.containerd.test_races import hook, ours, until
+from tests.engines.containerd.test_races import hook, killed_in_create, ours, until
 from tests.engines.containerd.test_spare import parent
 from tests.harness.leftovers import alive, children
 from tests.harness.waiting import eventually
@@ -74,20 +71,9 @@ def test_killed_worker(engine: Engine, kind: Kind) -> None:
 
 
 def test_killed_in_create(engine: Engine, kind: Kind) -> None:
-    """Its workers die with it: Create fails, and leaves nothing."""
+    """Its workers die with it."""
     ours(kind)
-    bundle = engine.bundle()
-    bundle.config["hooks"] = {"createRuntime": [hook(f"echo $PPID > {engine.place}/worker; exec sleep 3")]}
-    task = engine.task(bundle=bundle)
-    create = task.shim.begin("Create", **task.request())
-    until(f"{engine.place}/worker")
-    worker = int(Path(engine.place, "worker").read_text())
-    os.kill(parent(worker), signal.SIGKILL)
-    with pytest.raises(ttrpc.RpcError):
-        task.shim.result(create)
-    assert not task.rootfs_mounted()
-    assert not Path("/run/containerd/ocirt", engine.namespace, task.id).exists()
-    task.leave()
+    killed_in_create(engine, parent)
 
 
 def test_side_by_side(engine: Engine, kind: Kind) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -93,9 +94,11 @@ def test_exec_deleted_twice_and_added_again(engine: Engine, kind: Kind) -> None:
     task.end()
 
 
-def test_worker_killed_in_create(engine: Engine, kind: Kind) -> None:
-    """A worker that is killed leaves a mount, a process and a state; the shim takes them away, and Create fails."""
-    ours(kind)
+def killed_in_create(engine: Engine, of_worker: Callable[[int], int]) -> None:
+    """Create while its worker waits for a hook, and a process is killed, which `of_worker` chooses.
+
+    The worker leaves a mount, a process and a state; the shim takes them away, and Create fails.
+    """
     bundle = engine.bundle()
     bundle.config["hooks"] = {"createRuntime": [hook(f"echo $PPID > {engine.place}/worker; exec sleep 3")]}
     task = engine.task(bundle=bundle)
@@ -105,7 +108,7 @@ def test_worker_killed_in_create(engine: Engine, kind: Kind) -> None:
     worker = int(Path(engine.place, "worker").read_text())
     assert worker in {one for child in children(task.shim_pid) for one in children(child)}
     assert task.rootfs_mounted()
-    os.kill(worker, signal.SIGKILL)
+    os.kill(of_worker(worker), signal.SIGKILL)
     with pytest.raises(ttrpc.RpcError):
         task.shim.result(create)
     assert not task.rootfs_mounted()
@@ -113,6 +116,11 @@ def test_worker_killed_in_create(engine: Engine, kind: Kind) -> None:
     root = Path("/run/containerd/ocirt", engine.namespace, task.id)
     assert not root.exists()
     task.leave()
+
+
+def test_worker_killed_in_create(engine: Engine, kind: Kind) -> None:
+    ours(kind)
+    killed_in_create(engine, lambda worker: worker)
 
 
 def test_create_fails_after_starting_over(engine: Engine, kind: Kind) -> None:
