@@ -51,6 +51,7 @@ FIELDS = {
     "work_dir_fd": 17,
     "link_remap": 18,
     "manage_cgroups": 24,
+    "cg_root": 25,
     "rst_sibling": 26,
     "inherit_fd": 27,
     "manage_cgroups_mode": 34,
@@ -67,8 +68,8 @@ FIELDS = {
     "lsm_mount_context": 63,
     "network_lock": 64,
 }
-#: Of the messages within: criu_page_server_info, inherit_fd.
-INNER = {"ps": {"address": 1, "port": 2}, "inherit_fd": {"key": 1, "fd": 2}}
+#: Of the messages within: criu_page_server_info, cgroup_root, inherit_fd.
+INNER = {"ps": {"address": 1, "port": 2}, "cg_root": {"ctrl": 1, "path": 2}, "inherit_fd": {"key": 1, "fd": 2}}
 
 _SIZE = 1 << 20
 

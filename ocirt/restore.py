@@ -12,6 +12,7 @@ import os
 
 from ocirt import announcing, cgroups, console, criu, hooks, namespaces
 from ocirt.bundle import dump_json, load, parse_json
+from ocirt.cgroups.host import own
 from ocirt.checkpoint import (
     DESCRIPTORS,
     EXTERNAL,
@@ -165,6 +166,7 @@ class _Restoration:
                 self.cgroup.join(service.pid)
                 self.cgroup.apply((self.config.get("linux") or {}).get("resources") or {})
                 request = self._options(root) | {"images_dir_fd": opened[-2], "work_dir_fd": opened[-1]}
+                request["cg_root"] = _cgroup_roots(service.pid)
                 answer = service.ask(criu.RESTORE, request, self._notified)
             pid = int(criu.parse(answer.get(4, [b""])[-1]).get(1, [0])[-1])
             if not self.container.pid:
@@ -279,6 +281,15 @@ class _Restoration:
             return
         fds.send(socket, b"/dev/ptmx", (master,))
         socket.close()
+
+
+def _cgroup_roots(pid: int) -> list[dict[str, Any]]:
+    """Where CRIU puts what was in the container's cgroup: where it is itself.
+
+    The images have the cgroup's path. Where the restored container has another one, CRIU would make the old one again:
+    neither limits nor `delete` would reach the processes.
+    """
+    return [{"ctrl": controllers.partition(",")[0] or None, "path": path} for controllers, path in own(pid).items()]
 
 
 def _let_in(directory: str, config: Config) -> None:

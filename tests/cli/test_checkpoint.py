@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -271,6 +272,12 @@ def test_restore(box: Box, criu: StandIn, place: Path) -> None:
     assert (box.rootfs / "new/data").is_dir(), "CRIU mounts only onto what is there"
     assert set(asked["inherited"]) == {"pipe:[1234]", "pipe:[99]"}
     assert [line for line in asked["cgroup"].splitlines() if line.endswith(f"/{box.id}")]
+    roots = [re.fullmatch(r"(\n.([\w=]+))?\x12.(/.*)", root, re.DOTALL) for root in criu.options(25)]
+    wanted = [line.split(":", 2)[1:] for line in asked["cgroup"].splitlines()]
+    found = [[root[2] or "", root[3]] for root in roots if root]
+    assert found == [[controllers.partition(",")[0], path] for controllers, path in wanted], (
+        "its cgroup, not the former"
+    )
     state = box.state()
     assert state["status"] == "running"
     assert state["pid"] == int(file.read_text())

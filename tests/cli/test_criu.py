@@ -112,6 +112,25 @@ def test_there_and_back(box: Box, place: Path) -> None:
     box.delete(timeout=60)
 
 
+def test_another_cgroup(box: Box, place: Path) -> None:
+    """The processes are where the restored container's limits are, not where they were."""
+    former = box.linux["cgroupsPath"]
+    start(box, f"sleep 1000 & {COUNT}")
+    until_it_counts(box)
+    checkpoint(box, place)
+    was = count(box)
+    box.linux["cgroupsPath"] = f"/{box.id}-moved"
+    box.linux["resources"]["pids"] = {"limit": 77}
+    box.write()
+    restore(box, place, "--detach")
+    goes_on(box, was)
+    moved = [path.read_text().split() for path in Path("/sys/fs/cgroup").rglob(f"{box.id}-moved/cgroup.procs")]
+    assert moved
+    assert all(str(box.pid) in pids and len(pids) > 1 for pids in moved), moved
+    assert [path.read_text() for path in Path("/sys/fs/cgroup").rglob(f"{box.id}-moved/pids.max")] == ["77\n"]
+    assert not list(Path("/sys/fs/cgroup").rglob(former.strip("/")))
+
+
 def test_leave_running(box: Box, place: Path) -> None:
     start(box)
     until_it_counts(box)
