@@ -167,12 +167,13 @@ class _Restoration:
                 self.cgroup.apply((self.config.get("linux") or {}).get("resources") or {})
                 request = self._options(root) | {"images_dir_fd": opened[-2], "work_dir_fd": opened[-1]}
                 request["cg_root"] = _cgroup_roots(service.pid)
-                answer = service.ask(criu.RESTORE, request, self._notified)
+                try:
+                    answer = service.ask(criu.RESTORE, request, self._notified)
+                except Error as error:
+                    raise with_log(error, f"{images.work}/restore.log") from None
             pid = int(criu.parse(answer.get(4, [b""])[-1]).get(1, [0])[-1])
             if not self.container.pid:
                 self._remember(pid)
-        except Error as error:
-            raise with_log(error, f"{images.work}/restore.log") from None
         finally:
             for fd in opened:
                 os.close(fd)
