@@ -351,7 +351,7 @@ def _memory(pid: int) -> dict[str, int]:
 class Containerd:
     """A daemon of our own with an image, and ctr.
 
-    OCIRT_TEST_CONTAINERD names a directory with another containerd than the installed one (hack/containerd2).
+    OCIRT_TEST_CONTAINERD names a directory with another containerd than the installed one (hack/containerd).
     """
 
     def __init__(self, bench: Bench, name: str) -> None:

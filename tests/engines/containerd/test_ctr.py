@@ -2,7 +2,7 @@
 with the same outcomes, and what only a shim of one's own can get wrong.
 
 OCIRT_TEST_CONTAINERD names a directory with another containerd and ctr than Debian's, for instance of version 2
-(hack/containerd2 builds one).
+(hack/containerd builds one).
 """
 
 from __future__ import annotations
