@@ -142,11 +142,13 @@ def remove(address: str, own: tuple[int, int]) -> None:
         pass  # somebody has cleaned up
 
 
-def remove_dead(address: str) -> None:
-    """Remove the socket if its shim is dead."""
+def remove_dead(address: str) -> bool:
+    """Remove the socket if its shim is dead. Is that so? Not where there is no socket: its shim has ended by itself."""
     try:
         with Locked(address):
-            if not is_served(path_of(address)):
-                posix.unlink(path_of(address))
+            if is_served(path_of(address)):
+                return False
+            posix.unlink(path_of(address))
+            return True
     except OSError:
-        pass
+        return False

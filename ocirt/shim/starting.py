@@ -87,12 +87,16 @@ def group_of(bundle: str) -> str:
 
     config: Any = parse_json(raw, f"{bundle}/config.json")
     try:
-        annotations: dict[str, Any] = config["annotations"]
-        for key in GROUPS:
-            if annotations.get(key):
-                return str(annotations[key])
+        return group_among(config["annotations"])
     except (KeyError, TypeError, AttributeError):
-        pass  # what is wrong with the configuration, Create says
+        return ""  # what is wrong with the configuration, Create says
+
+
+def group_among(annotations: dict[str, Any]) -> str:
+    """The group that annotations name, "" for none."""
+    for key in GROUPS:
+        if annotations.get(key):
+            return str(annotations[key])
     return ""
 
 

@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.engines.containerd import ttrpc
-from tests.engines.containerd.engine import KILLED, Engine, Task, mount
+from tests.engines.containerd.calling import Kind
+from tests.engines.containerd.engine import KILLED, RUNNING, Engine, Task, mount
+from tests.engines.containerd.test_bootstrap import GROUP
+from tests.engines.containerd.test_races import ours
 from tests.harness.leftovers import alive, cgroups, mounts
 
 
@@ -97,6 +100,26 @@ def test_paused(engine: Engine) -> None:
     finish(task)
 
 
+def test_others_of_its_shim(engine: Engine, kind: Kind) -> None:
+    """They go as well: containerd 2.3 calls `delete` for a pod's sandbox only. Another pod's containers live on."""
+    ours(kind)
+    sandbox, running, created = (engine.task(bundle=engine.bundle("sleep 1000", **{GROUP: "pod"})) for _ in range(3))
+    other = engine.running(bundle=engine.bundle("sleep 1000", **{GROUP: "other"}))
+    for task in (sandbox, running, created):
+        task.create()
+    running.start()
+    kill_shim(sandbox)
+    (running.bundle.path / "ocirt-root").unlink()  # it has even removed the bundle
+    reap_later(running.pid, created.pid)
+    removed(sandbox)
+    for task in (running, created):
+        removed(task)  # which is quiet
+        assert not Path("/run/containerd/ocirt", engine.namespace, task.id).exists()
+    finish(sandbox)
+    assert other.status == RUNNING
+    other.end()
+
+
 def test_shared_pid_namespace(engine: Engine) -> None:
     """Every process of the container is ended, those without a pid namespace too."""
     bundle = engine.bundle("sleep 1000 & sleep 1000 & echo ready; wait")
@@ -151,19 +174,6 @@ def test_again_and_again(engine: Engine) -> None:
         removed(task)
         times.append(time.monotonic() - begin)
     assert min(times) < 2
-
-
-def test_one_of_a_pod(engine: Engine) -> None:
-    """When the shim of a pod dies, `delete` is called for each container, and ends just that one."""
-    annotation = {"io.kubernetes.cri.sandbox-id": f"{engine.name}n-pod"}
-    first = engine.running(bundle=engine.bundle("sleep 1000", **annotation))
-    second = engine.running(bundle=engine.bundle("sleep 1000", **annotation))
-    assert first.answer.address == second.answer.address
-    kill_shim(first)
-    removed(first)
-    assert alive(second.pid)
-    removed(second)
-    finish(second)
 
 
 def test_a_live_shim_is_left_alone(engine: Engine) -> None:
