@@ -53,7 +53,7 @@ class Nursery:
         self._requests.setblocking(False)
 
     def ask(self, operation: dict[str, Any], answer: int, others: tuple[int, ...] = ()) -> None:
-        """Have a worker do it. OSError where it can't be asked; BrokenPipeError where it has ended."""
+        """Have a worker do it. OSError where it can't be asked; ConnectionError where it has ended."""
         source = os.memfd_create("operation", os.MFD_CLOEXEC)
         try:
             os.write(source, dump_json(operation))

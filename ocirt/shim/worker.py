@@ -83,8 +83,9 @@ class Workers:
             try:
                 self._nursery.ask(operation, answer, others)
                 return
-            except BrokenPipeError:  # the OOM killer?
+            except ConnectionError:  # the OOM killer? It is reset where requests were left
                 self._nursery.close()
+                self._nursery = None  # there may be no other for a while
         self.make_ready()
         assert self._nursery
         self._nursery.ask(operation, answer, others)

@@ -16,7 +16,7 @@ from tests.engines.containerd.test_bootstrap import GROUP
 from tests.engines.containerd.test_daemon import descriptors
 from tests.engines.containerd.test_races import hook, ours, until
 from tests.engines.containerd.test_spare import parent
-from tests.harness.leftovers import alive, children
+from tests.harness.leftovers import alive, cgroup_mounts, children
 from tests.harness.waiting import eventually
 
 NAME = "ocirt-nursery\n"
@@ -54,9 +54,52 @@ def test_killed(engine: Engine, kind: Kind) -> None:
     nursery = nursery_of(task.shim_pid)
     workers = children(nursery)
     os.kill(nursery, signal.SIGKILL)
+    assert eventually(lambda: not any(map(alive, {nursery, *workers})))
     assert task.run("/bin/true")[0] == 0
     assert nursery_of(task.shim_pid) != nursery
-    assert eventually(lambda: not any(map(alive, workers)))
+    task.end()
+
+
+def test_killed_with_a_request_left(engine: Engine, kind: Kind) -> None:
+    """What it hadn't done is told to have failed, once: the next operation makes another."""
+    ours(kind)
+    task = engine.running()
+    nursery = nursery_of(task.shim_pid)
+    assert eventually(lambda: len(children(nursery)) == 1)
+    (worker,) = children(nursery)
+    os.kill(worker, signal.SIGSTOP)  # it takes nothing
+    start = task.shim.begin("Start", id=task.id, exec_id=task.exec("/bin/true"))
+    time.sleep(0.2)
+    os.kill(nursery, signal.SIGKILL)
+    with pytest.raises(ttrpc.RpcError, match="was killed"):
+        task.shim.result(start)
+    assert task.run("/bin/true")[0] == 0
+    task.end()
+
+
+def test_killed_and_no_other(engine: Engine, kind: Kind) -> None:
+    """While there can't be another process, operations fail; later ones don't."""
+    ours(kind)
+    task = engine.running()
+    shim = family(task.shim_pid)
+    (pids,) = [Path(point) for point in cgroup_mounts() if Path(point, "pids.max").exists() or point.endswith("/pids")]
+    directory = pids / f"{engine.name}-shim"
+    directory.mkdir()
+    try:
+        (directory / "cgroup.procs").write_text(str(task.shim_pid))
+        (directory / "pids.max").write_text("1")
+        os.kill(nursery_of(task.shim_pid), signal.SIGKILL)
+        assert eventually(lambda: not any(map(alive, shim - {task.shim_pid})))
+        for _ in range(2):
+            id = task.exec("/bin/true")
+            assert "another process: resource temporarily" in task.fails("Start", exec_id=id).text
+        (directory / "pids.max").write_text("max")
+        assert task.run("/bin/true")[0] == 0
+    finally:
+        for pid in (directory / "cgroup.procs").read_text().split():
+            (pids / "cgroup.procs").write_text(pid)
+        time.sleep(0.2)
+        directory.rmdir()
     task.end()
 
 
