@@ -71,7 +71,7 @@ class Workers:
             ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
             self._ask(operation, theirs.fileno(), streams if console < 0 else (console,))
         except OSError as error:
-            done({}, Error(f"start another process: {(error.strerror or '').lower()}", error.errno or 0))
+            done({}, Error(f"start another process: {(error.strerror or str(error)).lower()}", error.errno or 0))
             return
         theirs.close()
         ours.setblocking(False)

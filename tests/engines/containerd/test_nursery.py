@@ -11,7 +11,7 @@ import pytest
 
 from tests.engines.containerd import ttrpc
 from tests.engines.containerd.calling import Kind
-from tests.engines.containerd.engine import Engine
+from tests.engines.containerd.engine import RUNNING, Engine
 from tests.engines.containerd.test_bootstrap import GROUP
 from tests.engines.containerd.test_daemon import descriptors
 from tests.engines.containerd.test_races import hook, ours, until
@@ -149,6 +149,37 @@ def test_side_by_side(engine: Engine, kind: Kind) -> None:
     slow.shim.result(create)
     slow.end()
     quick.end()
+
+
+def test_many_at_once(engine: Engine, kind: Kind) -> None:
+    """More than the nursery's socket has room for: none is refused."""
+    ours(kind)
+    task = engine.running()
+    ids = [task.exec("/bin/true") for _ in range(400)]
+    starts = [task.shim.begin("Start", id=task.id, exec_id=id) for id in ids]
+    for start in starts:
+        assert task.shim.result(start).pid
+    for id in ids:
+        assert task.wait(id) == 0
+    task.end()
+
+
+def test_stopped(engine: Engine, kind: Kind) -> None:
+    """It takes nothing: who asks waits, and the daemon serves on."""
+    ours(kind)
+    task = engine.running()
+    nursery = nursery_of(task.shim_pid)
+    assert eventually(lambda: len(children(nursery)) == 1)  # the worker that is ready
+    shim = {nursery, *children(nursery)}
+    for pid in shim:
+        os.kill(pid, signal.SIGSTOP)
+    starts = [task.shim.begin("Start", id=task.id, exec_id=task.exec("/bin/true")) for _ in range(40)]
+    assert task.status == RUNNING
+    for pid in shim:
+        os.kill(pid, signal.SIGCONT)
+    for start in starts:
+        assert task.shim.result(start).pid
+    task.end()
 
 
 def test_large_operation(engine: Engine, kind: Kind) -> None:
