@@ -14,7 +14,7 @@ import os
 import sys
 
 from ocirt import log
-from ocirt.errors import BY_NAME, Error
+from ocirt.errors import BY_NAME, Error, InvalidConfig
 from ocirt.jsontext import dump_json, parse_json
 from ocirt.shim import loop as events
 from ocirt.shim.nursery import Nursery
@@ -72,6 +72,9 @@ class Workers:
             self._ask(operation, theirs.fileno(), streams if console < 0 else (console,))
         except OSError as error:
             done({}, Error(f"start another process: {(error.strerror or str(error)).lower()}", error.errno or 0))
+            return
+        except RecursionError:
+            done({}, InvalidConfig(f"{operation['operation']}: what is asked for is nested too deeply"))
             return
         theirs.close()
         ours.setblocking(False)

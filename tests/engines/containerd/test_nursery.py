@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.containerd import ttrpc
+from tests.engines.containerd import schema, ttrpc
 from tests.engines.containerd.calling import Kind
-from tests.engines.containerd.engine import RUNNING, Engine
+from tests.engines.containerd.engine import PROCESS, RUNNING, Engine
 from tests.engines.containerd.test_bootstrap import GROUP
 from tests.engines.containerd.test_daemon import descriptors
 from tests.engines.containerd.test_races import hook, ours, until
@@ -191,6 +191,26 @@ def test_large_operation(engine: Engine, kind: Kind) -> None:
     status, out = task.run("/bin/sh", "-c", "echo ${#V7}", spec=spec)
     assert (status, out) == (0, b"100000\n")
     task.end()
+
+
+def test_deep_operation(engine: Engine, kind: Kind) -> None:
+    """What can just be read may be too deep to be written: the exec fails, and can be deleted."""
+    ours(kind)
+    task = engine.running()
+    for depth in range(900, 1000, 4):
+        text = '{"args": ["/bin/true"], "cwd": "/", "x": %s}' % ("[" * depth + "]" * depth)
+        spec = schema.message("google.protobuf.Any", type_url=PROCESS, value=text.encode())
+        try:
+            task("Exec", exec_id="x", spec=spec)
+        except ttrpc.RpcError:
+            break
+        assert "nested" in task.fails("Start", exec_id="x").text
+        task.delete("x")
+    else:
+        pytest.fail("none was too deep to be read")
+    assert "bug in ocirt" not in task.bundle.logged()
+    task.end()
+    engine.events.wait("exit", task.id)
 
 
 def test_what_it_holds(engine: Engine, kind: Kind) -> None:
