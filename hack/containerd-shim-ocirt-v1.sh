@@ -4,6 +4,10 @@
 # "nothing is left". The shim has written down (ocirt/shim/bundles.py) the answer, its own pid and its socket; the
 # latter is to be gone, or served by somebody.
 
+is_shim() { # and neither a zombie, which has no exe, nor another process that has got the pid
+    [ -e "/proc/$1/exe" ] && { read -r name <"/proc/$1/comm"; } 2>/dev/null && [ "$name" = containerd-shim ]
+}
+
 id='' before=''
 for word; do
     [ "$before" = -id ] && id=$word
@@ -11,7 +15,7 @@ for word; do
 done
 if [ "$before" = delete ] && [ -n "$id" ] && [ -f "../$id/ocirt-deleted" ]; then
     { read -r answer && read -r pid && read -r socket; } <"../$id/ocirt-deleted" &&
-        { [ ! -e "$socket" ] || [ -e "/proc/$pid/exe" ]; } && # not even a zombie has it
+        { [ ! -e "$socket" ] || is_shim "$pid"; } &&
         printf "$answer" && exit
 fi
 exec PROGRAM "$@"

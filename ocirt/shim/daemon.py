@@ -221,7 +221,11 @@ def take_over(connection: _socket.socket, socket: _socket.socket, **place: Unpac
 def _is_taken(connection: _socket.socket) -> bool:
     """Has `start` found that this process is like itself? If not, or too late, it has forked a shim by itself."""
     try:
-        return bool(connection.recv(32))
+        try:
+            return bool(connection.recv(32))
+        except TimeoutError:
+            connection.shutdown(_socket.SHUT_RD)  # `start` hears so from here on; what it has said before counts
+            return bool(connection.recv(32))
     except OSError:
         return False
     finally:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 NAME = "ocirt-nursery"
 _DESCRIPTORS_MAX = 5
+#: Seconds that the daemon waits where as many requests as the socket has room for wait for workers: some seventy.
+_PATIENCE = 2.0
 
 
 class Nursery:
@@ -50,10 +52,10 @@ class Nursery:
                     os._exit(1)
         finally:
             theirs.close()
-        self._requests.setblocking(False)
+        self._requests.settimeout(_PATIENCE)
 
     def ask(self, operation: dict[str, Any], answer: int, others: tuple[int, ...] = ()) -> None:
-        """Have a worker do it. OSError where it can't be asked; BrokenPipeError where it has ended."""
+        """Have a worker do it. OSError where it can't be asked; ConnectionError where it has ended."""
         source = os.memfd_create("operation", os.MFD_CLOEXEC)
         try:
             os.write(source, dump_json(operation))

@@ -14,7 +14,7 @@ import os
 import sys
 
 from ocirt import log
-from ocirt.errors import BY_NAME, Error
+from ocirt.errors import BY_NAME, Error, InvalidConfig
 from ocirt.jsontext import dump_json, parse_json
 from ocirt.shim import loop as events
 from ocirt.shim.nursery import Nursery
@@ -71,7 +71,10 @@ class Workers:
             ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
             self._ask(operation, theirs.fileno(), streams if console < 0 else (console,))
         except OSError as error:
-            done({}, Error(f"start another process: {(error.strerror or '').lower()}", error.errno or 0))
+            done({}, Error(f"start another process: {(error.strerror or str(error)).lower()}", error.errno or 0))
+            return
+        except RecursionError:
+            done({}, InvalidConfig(f"{operation['operation']}: what is asked for is nested too deeply"))
             return
         theirs.close()
         ours.setblocking(False)
@@ -83,8 +86,9 @@ class Workers:
             try:
                 self._nursery.ask(operation, answer, others)
                 return
-            except BrokenPipeError:  # the OOM killer?
+            except ConnectionError:  # the OOM killer? It is reset where requests were left
                 self._nursery.close()
+                self._nursery = None  # there may be no other for a while
         self.make_ready()
         assert self._nursery
         self._nursery.ask(operation, answer, others)

@@ -72,6 +72,19 @@ def test_shim_killed_after_it(engine: Engine) -> None:  # noqa: F811
     assert not socket.exists()
 
 
+def test_pid_of_another(engine: Engine) -> None:  # noqa: F811
+    """The shim was killed, and its pid is another process's: its socket is left."""
+    task = ended(engine, "exit 3")
+    socket = Path(task.answer.address.removeprefix("unix://"))
+    pid = task.shim_pid
+    os.kill(pid, signal.SIGKILL)
+    assert eventually(lambda: not alive(pid))
+    note = task.bundle.path / NOTE
+    note.write_text(note.read_text().replace(f"\n{pid}\n", f"\n{os.getpid()}\n"))
+    assert delete(task) == (3, False)
+    assert not socket.exists()
+
+
 def test_created_again(engine: Engine) -> None:  # noqa: F811
     """What was noted of the first one isn't true of the second."""
     task = ended(engine, "exit 3", **{GROUP: "pod"})
