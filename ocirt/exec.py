@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from ocirt.spec import Process
 
 
+#: What a process has of the container's first one unless it says otherwise, as with runc and crun: one that a file
+#: describes would run unconfined beside it, or without any capability.
+_INHERITED = ("capabilities", "apparmorProfile", "selinuxLabel")
+
+
 class Options:
     """How exec runs a process.
 
@@ -86,11 +91,11 @@ def execute(runtime: Runtime, container: Container, config: dict[str, Any], proc
     """Run `process` in the container; its pid, once it has executed its program.
 
     config   the container's configuration (container.config())
-    process  as config.json's `process`, validated
+    process  as config.json's `process`, validated; capabilities and labels that it leaves out are the container's
     Raises Error; nothing is left running then.
     """
     log.step("prepare the process")
-    plan = _plan(container, config, process, options)
+    plan = _plan(container, config, _completed(process, config.get("process") or {}), options)
     cgroup = _check(runtime, container, plan, options)
     with doing("exec"), Undo() as undo:
         _open_descriptors(plan, options)
@@ -122,6 +127,11 @@ def execute(runtime: Runtime, container: Container, config: dict[str, Any], proc
         if options.pidfd_socket:
             send_pidfd(options.pidfd_socket, pid)
     return pid
+
+
+def _completed(process: Process, first: dict[str, Any]) -> Process:
+    left_out = {key: first[key] for key in _INHERITED if first.get(key) and process.get(key) in (None, "")}
+    return {**process, **left_out}  # type: ignore[typeddict-item]
 
 
 def _plan(container: Container, config: dict[str, Any], process: Process, options: Options) -> Plan:

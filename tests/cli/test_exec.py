@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.box import Box, alive, end_process
-from tests.harness.bundle import CAPABILITIES
+from tests.harness.bundle import CAPABILITIES, PATH
 from tests.harness.helpers import Helpers
 from tests.harness.peers import lacks, peer_fails
 from tests.harness.terminal import ConsoleSocket
@@ -261,6 +261,17 @@ def test_rlimits_and_oom_score_of_a_file(running: Box, place: Path) -> None:
     script = "ulimit -n; ulimit -Hn; cat /proc/self/oom_score_adj"
     out = with_file(running, place, args=["/bin/sh", "-c", script], rlimits=limits, oomScoreAdj=500)
     assert out.split() == ["55", "66", "500"]
+
+
+def test_capabilities_of_a_file(running: Box, place: Path) -> None:
+    """What the file leaves out is the container's; what it gives, even if it is nothing, is its own."""
+    command = {"args": ["/bin/cat", "/proc/self/status"], "cwd": "/", "env": [PATH], "user": {"uid": 0, "gid": 0}}
+    file = place / "process.json"
+    for given, number in (command, len(CAPABILITIES)), ({**command, "capabilities": {}}, 0):
+        file.write_text(json.dumps(given))
+        out = running.runtime("exec", "--process", file, running.id).out
+        found = re.findall(r"^Cap(?:Bnd|Eff|Prm):\t(\w+)$", out, re.MULTILINE)
+        assert [int(bits, 16).bit_count() for bits in found] == [number] * 3
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"cwd": "/"}', '{"args": [], "cwd": "/"}', '{"args": 5}'])
