@@ -112,21 +112,25 @@ def checkpoint(runtime: Runtime, id: str, images: Images) -> None:
 
 def _dump(container: Container, images: Images, pre_dump: bool) -> None:
     config: Config = container.config()  # type: ignore[assignment]
-    with criu.Service() as service:
-        for directory in (images.path, images.work):
-            os.makedirs(directory, mode=0o700, exist_ok=True)
+    service = criu.Service()
+    for directory in (images.path, images.work):
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+    options = _options(container, config, images)
+    log = f"{images.work}/dump.log"
+    remove_log(log)
+    image_fd = os.open(images.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    work_fd = os.open(images.work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
         if not pre_dump:
             _save_descriptors(container.pid, images.path)
-        image_fd = os.open(images.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        work_fd = os.open(images.work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            options = _options(container, config, images) | {"images_dir_fd": image_fd, "work_dir_fd": work_fd}
-            service.ask(criu.PRE_DUMP if pre_dump else criu.DUMP, options)
-        except Error as error:
-            raise with_log(error, f"{images.work}/dump.log") from None
-        finally:
-            os.close(image_fd)
-            os.close(work_fd)
+        with service:
+            directories = {"images_dir_fd": image_fd, "work_dir_fd": work_fd}
+            service.ask(criu.PRE_DUMP if pre_dump else criu.DUMP, options | directories)
+    except Error as error:
+        raise with_log(error, log) from None
+    finally:
+        os.close(image_fd)
+        os.close(work_fd)
 
 
 def _options(container: Container, config: Config, images: Images) -> dict[str, Any]:
@@ -145,7 +149,7 @@ def _options(container: Container, config: Config, images: Images) -> dict[str, 
         "track_mem": given.pre_dump or bool(given.parent_path),
         "parent_img": _parent(given.parent_path, images.path),
         "ps": _page_server(given.page_server),
-        "status_fd": int(given.status_fd) if given.status_fd else None,
+        "status_fd": given.status_fd,
         "tcp_skip_in_flight": given.tcp_skip_in_flight,
         "network_lock": _network_lock(given.network_lock),
         "freeze_cgroup": freezer.path("freezer") or freezer.path() or None,
@@ -218,6 +222,14 @@ def _save_descriptors(pid: int, directory: str) -> None:
         os.write(fd, dump_json(names))
     finally:
         os.close(fd)
+
+
+def remove_log(log: str) -> None:
+    """What CRIU wrote another time says nothing of this one."""
+    try:
+        os.unlink(log)
+    except FileNotFoundError:
+        pass
 
 
 def with_log(error: Error, log: str) -> Error:

@@ -222,7 +222,7 @@ COMMANDS: dict[str, Command] = {
             ("parent-path", "", "value", "DIR", None, "images of the pre-dump before, relative to --image-path"),
             ("leave-running", "", "flag", "", False, "let the container run on"),
             ("pre-dump", "", "flag", "", False, "save only memory, and let the container run on"),
-            ("status-fd", "", "value", "FD", None, "CRIU writes a NUL byte there when it serves pages"),
+            ("status-fd", "", "int", "FD", None, "CRIU writes a NUL byte there when it serves pages"),
             ("page-server", "", "value", "ADDRESS:PORT", None, "send the memory pages to this server"),
             ("tcp-skip-in-flight", "", "flag", "", False, "skip TCP connections that are not established yet"),
             ("network-lock", "", "value", "METHOD", None, "how CRIU locks the network: iptables, nftables, skip"),
