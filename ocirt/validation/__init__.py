@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 __all__ = ["check", "check_process", "check_resources", "problems"]
 
 
-def check(config: Config, raw: bytes | None = None) -> bool:
-    """Raise InvalidConfig with every error of the configuration; log its warnings.
+def check(config: Config, raw: bytes | None = None, name: str = "config.json") -> bool:
+    """Raise InvalidConfig with every error of the configuration; log its warnings. `name` is what messages call it.
 
     What other runtimes take without a word (null for an absent key) is repaired
     in place; True if something was. `raw` is the JSON that `config` was parsed
     from: it saves a walk through all strings.
     """
     found, repaired = _find("config", config, raw)
-    _settle(found, "config.json")
+    _settle(found, name)
     return repaired
 
 
