@@ -38,9 +38,13 @@ def problems(config: Config, raw: bytes | None = None) -> list[Problem]:
     return _find("config", config, raw, advice=True)[0]
 
 
-def check_process(process: Process, config: Config) -> None:
-    """Raise InvalidConfig for a process to be executed in the container of `config` (exec --process)."""
-    _settle(_find("process", process, None, config)[0], "process")
+def check_process(process: Process, config: Config, raw: bytes | None = None) -> None:
+    """Raise InvalidConfig for a process to be executed in the container of `config`.
+
+    `raw` is the JSON that it was parsed from (exec --process); empty where its strings are those of a command line,
+    which may hold any bytes but NUL.
+    """
+    _settle(_find("process", process, raw, config)[0], "process")
 
 
 def check_resources(resources: Resources) -> None:

@@ -101,6 +101,15 @@ def test_flags_of_the_command_are_the_commands(running: Box) -> None:
     assert running.exec("/bin/echo", "--tty", "-d", "--", "-e").out == "--tty -d -- -e\n"
 
 
+@peer_fails("runc", "passes arguments as JSON, which has no such bytes")
+def test_arguments_are_bytes(running: Box) -> None:
+    """Names of files need not be UTF-8."""
+    script = 'printf %s "$1$A" | od -An -tx1'
+    odd = os.fsdecode(b"\xe9")
+    result = running.exec("/bin/sh", "-c", script, "sh", odd, flags=("--env", f"A={odd}"))
+    assert result.out.split() == ["e9", "e9"]
+
+
 # states
 
 
