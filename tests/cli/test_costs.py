@@ -36,6 +36,40 @@ CEILINGS = {
 #: The same of init, from clone to the program's execve
 INIT = {"create": (260, 24), "exec": (195, 4), "run": (330, 24)}
 
+
+def within(package: str, names: str) -> set[str]:
+    """A package and modules of it."""
+    return {package, *(f"{package}.{name}" for name in names.split())}
+
+
+#: Modules that these verbs may load beyond a bare start, as tests/unit/test_cli_imports.py has it for the shorter ones;
+#: which of ocirt.cgroups, the host's hierarchies say.
+_ALWAYS = (
+    {"__future__", "_json", "fcntl", "gc"}
+    | within("ocirt", "__main__ container errors ids jsontext lifecycle log")
+    | within("ocirt.cli", "table")
+    | within("ocirt.commands", "")
+)
+_CHECK = within("ocirt.validation", "found generated semantic strings") | within(
+    "ocirt.validation.rules", "basics mounts namespaces process resources"
+)
+_INSIDE = (
+    _ALWAYS
+    | _CHECK
+    | {"_ctypes", "_socket", "_stat", "_struct", "errno", "resource", "select"}
+    | within("ocirt", "announcing console namespaces sysctl")
+    | within("ocirt.identity", "capabilities labels limits scheduling seccomp user")
+    | within("ocirt.linux", "capability fds files libc mount numbers oslike paths prctl sched signals")
+    | within("ocirt.process", "entering executing init naming plan runtime seal start starting steps sync trampoline")
+    | within("ocirt.rootfs", "binds cgroupfs devices explain masks mounts options pivot targets")
+)
+_MAKE = _INSIDE | within("ocirt", "bundle creating limiting") | {"ocirt.commands.create"}
+IMPORTS = {
+    "create": _MAKE,
+    "exec": _INSIDE | {"ocirt.commands.exec", "ocirt.exec", "ocirt.foreground"},
+    "run": _MAKE | {"ocirt.commands.run", "ocirt.foreground"},
+}
+
 Trace = list[list[str]]
 
 
@@ -194,3 +228,29 @@ def test_a_second_start_where_it_is_needed(full: Box, trace: Callable[..., Trace
     full.create_and_start()
     calls, _ = trace(lambda: full.exec("/bin/true"))
     assert len(starts(calls)) == 2
+
+
+@pytest.mark.parametrize("verb", IMPORTS)
+def test_imports(full: Box, place: Path, verb: str) -> None:
+    """A launcher without an image: with one, the import system, which is asked here, is not used for ours."""
+    path = place / "ocirt"
+    launcher.write(str(path), directories=(str(TOP), sysconfig.get_path("purelib")))
+    prefix = [path.read_text().split()[0][2:], launcher.FLAGS, "-X", "importtime"]
+    bare = subprocess.run([*prefix, "-c", "pass"], capture_output=True, text=True, check=True, timeout=60).stderr
+    if verb == "exec":
+        full.create_and_start()
+    elif verb == "run":
+        full.args("/bin/true")
+    full.write()
+    arguments = [full.id, "/bin/true"] if verb == "exec" else ["--bundle", full.path, full.id]
+    full.runtime.path, full.runtime.prefix = str(path), prefix
+    full.runtime(verb, *arguments, out=place / "out", err=place / "imports")
+    full.runtime.prefix = []
+    found = imported((place / "imports").read_text()) - imported(bare)
+    assert {name for name in found if not name.startswith("ocirt.cgroups")} <= IMPORTS[verb]
+    assert {f"ocirt.commands.{verb}", "ocirt.process.steps"} <= found
+
+
+def imported(text: str) -> set[str]:
+    """The modules that `-X importtime` tells."""
+    return {line.rpartition("|")[2].strip() for line in text.splitlines() if line.startswith("import time:")}
