@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
-from ocirt import cgroups, criu, lifecycle, namespaces
+from ocirt import cgroups, criu, lifecycle, log, namespaces
 from ocirt.bundle import dump_json
 from ocirt.container import CREATED, CREATING, STOPPED, Container
 from ocirt.errors import Error, InvalidConfig, NotFound, Unsupported, WrongState, doing
@@ -100,6 +100,7 @@ def checkpoint(runtime: Runtime, id: str, images: Images) -> None:
     if os.geteuid() != 0:
         raise Unsupported("checkpoint needs root")
     pre_dump = images.given.pre_dump
+    log.step("prepare the dump")
     with doing(f"checkpoint container {id}"):
         _dump(container, images, pre_dump)
     if not pre_dump and not images.given.leave_running:
@@ -116,18 +117,19 @@ def _dump(container: Container, images: Images, pre_dump: bool) -> None:
     for directory in (images.path, images.work):
         os.makedirs(directory, mode=0o700, exist_ok=True)
     options = _options(container, config, images)
-    log = f"{images.work}/dump.log"
-    remove_log(log)
+    log_file = f"{images.work}/dump.log"
+    remove_log(log_file)
     image_fd = os.open(images.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     work_fd = os.open(images.work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if not pre_dump:
             _save_descriptors(container.pid, images.path)
+        log.step("let CRIU save the processes")
         with service:
             directories = {"images_dir_fd": image_fd, "work_dir_fd": work_fd}
             service.ask(criu.PRE_DUMP if pre_dump else criu.DUMP, options | directories)
     except Error as error:
-        raise with_log(error, log) from None
+        raise with_log(error, log_file) from None
     finally:
         os.close(image_fd)
         os.close(work_fd)
