@@ -16,7 +16,7 @@ from ocirt.identity import capabilities, labels, limits, scheduling, seccomp
 from ocirt.linux.files import null_device
 from ocirt.process import seal, steps
 from ocirt.process.plan import Plan
-from ocirt.process.runtime import spawn
+from ocirt.process.runtime import check_preserved, spawn
 from ocirt.process.start import await_execve, died
 from ocirt.process.sync import Channel, Gone
 
@@ -157,6 +157,7 @@ def _check(runtime: Runtime, container: Container, plan: Plan, options: Options)
     process, linux = plan.process, plan.linux
     console.check(bool(process.get("terminal")), options.console_socket, options.console)
     labels.check_available(process)
+    check_preserved(plan)
     plan.joined = namespaces_of(container)
     plan.userns = "user" in plan.joined
     plan.capabilities = capabilities.grantable(process.get("capabilities"), plan.userns)

@@ -368,6 +368,13 @@ def test_preserve_fds(running: Box, place: Path) -> None:
     assert running.runtime(argv=["sh", "-c", f"exec 3<{file}; exec {' '.join(words)}"]).out == "kept"
 
 
+@peer_fails("crun", "passes on what there is")
+def test_preserve_fds_beyond_what_is_open_is_an_error(running: Box) -> None:
+    result = running.exec("/bin/true", flags=("--preserve-fds", "50"), check=False)
+    assert result.rc == 255
+    assert "preserve" in result.err
+
+
 def test_detached_with_pid_file(running: Box, place: Path) -> None:
     file = place / "exec.pid"
     running.exec("/bin/sleep", "1000", flags=("--detach", "--pid-file", str(file)))
