@@ -29,6 +29,11 @@ CEILINGS = {
     "kill": (52, 7),
     "start": (70, 8),
     "delete": (80, 8),
+    "pause": (72, 10),
+    "resume": (62, 9),
+    "update": (92, 11),
+    "ps": (62, 7),
+    "features": (105, 6),
     "create": (425, 60),
     "exec": (310, 35),
     "run": (505, 70),
@@ -167,12 +172,24 @@ def full(box: Box) -> Box:
     return box
 
 
-@pytest.mark.parametrize("verb", ["state", "list", "kill", "start"])
+#: Flags and arguments of the short commands; those that aren't here take an id.
+ARGUMENTS = {
+    "list": "",
+    "features": "",
+    "kill": "ID TERM",
+    "update": "--pids-limit 50 ID",
+    "ps": "--format json ID",
+}
+
+
+@pytest.mark.parametrize("verb", [verb for verb in CEILINGS if verb not in ("create", "run", "exec", "delete")])
 def test_short_commands(full: Box, trace: Callable[..., Trace], bare: tuple[int, int], verb: str) -> None:
     full.create()
-    if verb == "kill":
+    if verb not in ("start", "state", "list"):
         full.start()
-    arguments = {"list": (), "kill": (full.id, "TERM")}.get(verb, (full.id,))
+    if verb == "resume":
+        full.runtime("pause", full.id)
+    arguments = ARGUMENTS.get(verb, "ID").replace("ID", full.id).split()
     (calls,) = trace(lambda: full.runtime(verb, *arguments))
     check(verb, beyond(calls, bare), CEILINGS)
     assert len(starts(calls)) == 1
