@@ -6,7 +6,7 @@ import posix as os
 
 from ocirt.errors import Error, InvalidConfig, doing
 from ocirt.jsontext import dump_json, parse_json
-from ocirt.linux.oslike import isdir, join, realpath, split
+from ocirt.linux.oslike import isdir, join, realpath
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ __all__ = [
     "Bundle", "directory", "dump_json", "find_rootfs", "load", "parse_config", "parse_json", "read_config", "report",
 ]  # fmt: skip
 
+CONFIG = "config.json"
 #: A config.json is some 20 to 200 KB; more than this is a mistake or an attack on the memory of the host.
 MAX_CONFIG = 16 << 20
 
@@ -49,8 +50,9 @@ def load(bundle: str, config_path: str | None = None) -> Bundle:
 
     path = directory(bundle)
     raw = read_config(path, config_path)
-    config = parse_config(raw)
-    if check(config, raw):
+    name = config_path or CONFIG
+    config = parse_config(raw, name)
+    if check(config, raw, name):
         raw = dump_json(config)
     return Bundle(path, config, raw, find_rootfs(path, config))
 
@@ -67,7 +69,7 @@ def report(bundle: str, config_path: str | None = None) -> list[Problem]:
     try:
         path = directory(bundle)
         raw = read_config(path, config_path)
-        config = parse_config(raw)
+        config = parse_config(raw, config_path or CONFIG)
     except Error as error:
         return [Problem(ERROR, "", "", str(error), spec="bundle.md, Container Format")]
     found = problems(config, raw) + duplicates(raw)
@@ -93,7 +95,7 @@ def directory(bundle: str) -> str:
 
 def read_config(bundle: str, config_path: str | None = None) -> bytes:
     """The bytes of config.json, read once; Error if it is missing, unreadable or too big."""
-    path = join(bundle, "config.json") if config_path is None else config_path
+    path = join(bundle, CONFIG) if config_path is None else config_path
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
         try:
@@ -102,7 +104,7 @@ def read_config(bundle: str, config_path: str | None = None) -> bytes:
             os.close(fd)
     except FileNotFoundError as error:
         reason = _failed(f"open {path}", error)
-        raise Error(f"JSON specification file {split(path)[1]} not found: {reason}", 2) from error
+        raise Error(f"JSON specification file {config_path or CONFIG} not found: {reason}", 2) from error
     except OSError as error:
         raise _failed(f"open {path}", error) from error
 
@@ -118,11 +120,11 @@ def _read_all(fd: int, path: str) -> bytes:
     return b"".join(parts)
 
 
-def parse_config(raw: bytes) -> Config:
-    """The object in config.json, not yet checked; InvalidConfig if it isn't a JSON object."""
-    config = parse_json(raw, "config.json")
+def parse_config(raw: bytes, name: str = CONFIG) -> Config:
+    """The object in config.json, or the file `name`, not yet checked; InvalidConfig if it isn't a JSON object."""
+    config = parse_json(raw, name)
     if type(config) is not dict:
-        raise InvalidConfig(f"config.json holds {_kind(config)}, must be an object")
+        raise InvalidConfig(f"{name} holds {_kind(config)}, must be an object")
     return config  # type: ignore[return-value]
 
 

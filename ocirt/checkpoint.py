@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
-from ocirt import cgroups, criu, lifecycle, namespaces
+from ocirt import cgroups, criu, lifecycle, log, namespaces
 from ocirt.bundle import dump_json
 from ocirt.container import CREATED, CREATING, STOPPED, Container
 from ocirt.errors import Error, InvalidConfig, NotFound, Unsupported, WrongState, doing
@@ -100,6 +100,7 @@ def checkpoint(runtime: Runtime, id: str, images: Images) -> None:
     if os.geteuid() != 0:
         raise Unsupported("checkpoint needs root")
     pre_dump = images.given.pre_dump
+    log.step("prepare the dump")
     with doing(f"checkpoint container {id}"):
         _dump(container, images, pre_dump)
     if not pre_dump and not images.given.leave_running:
@@ -112,21 +113,26 @@ def checkpoint(runtime: Runtime, id: str, images: Images) -> None:
 
 def _dump(container: Container, images: Images, pre_dump: bool) -> None:
     config: Config = container.config()  # type: ignore[assignment]
-    with criu.Service() as service:
-        for directory in (images.path, images.work):
-            os.makedirs(directory, mode=0o700, exist_ok=True)
+    service = criu.Service()
+    for directory in (images.path, images.work):
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+    options = _options(container, config, images)
+    log_file = f"{images.work}/dump.log"
+    remove_log(log_file)
+    image_fd = os.open(images.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    work_fd = os.open(images.work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
         if not pre_dump:
             _save_descriptors(container.pid, images.path)
-        image_fd = os.open(images.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        work_fd = os.open(images.work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            options = _options(container, config, images) | {"images_dir_fd": image_fd, "work_dir_fd": work_fd}
-            service.ask(criu.PRE_DUMP if pre_dump else criu.DUMP, options)
-        except Error as error:
-            raise with_log(error, f"{images.work}/dump.log") from None
-        finally:
-            os.close(image_fd)
-            os.close(work_fd)
+        log.step("let CRIU save the processes")
+        with service:
+            directories = {"images_dir_fd": image_fd, "work_dir_fd": work_fd}
+            service.ask(criu.PRE_DUMP if pre_dump else criu.DUMP, options | directories)
+    except Error as error:
+        raise with_log(error, log_file) from None
+    finally:
+        os.close(image_fd)
+        os.close(work_fd)
 
 
 def _options(container: Container, config: Config, images: Images) -> dict[str, Any]:
@@ -145,7 +151,7 @@ def _options(container: Container, config: Config, images: Images) -> dict[str, 
         "track_mem": given.pre_dump or bool(given.parent_path),
         "parent_img": _parent(given.parent_path, images.path),
         "ps": _page_server(given.page_server),
-        "status_fd": int(given.status_fd) if given.status_fd else None,
+        "status_fd": given.status_fd,
         "tcp_skip_in_flight": given.tcp_skip_in_flight,
         "network_lock": _network_lock(given.network_lock),
         "freeze_cgroup": freezer.path("freezer") or freezer.path() or None,
@@ -218,6 +224,14 @@ def _save_descriptors(pid: int, directory: str) -> None:
         os.write(fd, dump_json(names))
     finally:
         os.close(fd)
+
+
+def remove_log(log: str) -> None:
+    """What CRIU wrote another time says nothing of this one."""
+    try:
+        os.unlink(log)
+    except FileNotFoundError:
+        pass
 
 
 def with_log(error: Error, log: str) -> Error:

@@ -8,14 +8,14 @@ import time
 from ocirt import announcing, cgroups, console, limiting, namespaces, rootfs
 from ocirt.bundle import Bundle, dump_json, load
 from ocirt.container import CONFIG, CREATED, CREATING, STOPPED, Container, end_process
-from ocirt.errors import Error, Undo, WrongState, doing, from_oserror
+from ocirt.errors import Error, Undo, WrongState, doing
 from ocirt.identity import capabilities, labels, limits, seccomp
 from ocirt.linux.files import null_device
 from ocirt.linux.oslike import environ, exists
 from ocirt.log import step, warning
 from ocirt.process import seal, steps
 from ocirt.process.plan import Plan
-from ocirt.process.runtime import spawn
+from ocirt.process.runtime import check_preserved, spawn
 from ocirt.process.starting import has_runtime_hooks
 from ocirt.process.sync import Gone
 
@@ -234,11 +234,7 @@ def _check(runtime: Runtime, plan: Plan, options: Options) -> Cgroup:
         # mounts carry no labels here that anything could go by; crun and the validation suite want it taken
         warning(f"linux.mountLabel: {linux['mountLabel']!r} is ignored: SELinux is not enabled on this host")
         del linux["mountLabel"]
-    for fd in range(3, 3 + plan.preserve_fds):
-        try:
-            os.fstat(fd)
-        except OSError as error:
-            raise from_oserror(error, f"--preserve-fds {plan.preserve_fds}: descriptor {fd}") from None
+    check_preserved(plan)
     new, paths = namespaces.split(linux)
     plan.new = new
     plan.joined = namespaces.open_joined(paths, linux)

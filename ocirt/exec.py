@@ -16,7 +16,7 @@ from ocirt.identity import capabilities, labels, limits, scheduling, seccomp
 from ocirt.linux.files import null_device
 from ocirt.process import seal, steps
 from ocirt.process.plan import Plan
-from ocirt.process.runtime import spawn
+from ocirt.process.runtime import check_preserved, spawn
 from ocirt.process.start import await_execve, died
 from ocirt.process.sync import Channel, Gone
 
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from ocirt.cgroups.base import Cgroup
     from ocirt.lifecycle import Runtime
     from ocirt.spec import Process
+
+
+#: What a process has of the container's first one unless it says otherwise, as with runc and crun: one that a file
+#: describes would run unconfined beside it, or without any capability.
+_INHERITED = ("capabilities", "apparmorProfile", "selinuxLabel")
 
 
 class Options:
@@ -86,11 +91,11 @@ def execute(runtime: Runtime, container: Container, config: dict[str, Any], proc
     """Run `process` in the container; its pid, once it has executed its program.
 
     config   the container's configuration (container.config())
-    process  as config.json's `process`, validated
+    process  as config.json's `process`, validated; capabilities and labels that it leaves out are the container's
     Raises Error; nothing is left running then.
     """
     log.step("prepare the process")
-    plan = _plan(container, config, process, options)
+    plan = _plan(container, config, _completed(process, config.get("process") or {}), options)
     cgroup = _check(runtime, container, plan, options)
     with doing("exec"), Undo() as undo:
         _open_descriptors(plan, options)
@@ -124,6 +129,11 @@ def execute(runtime: Runtime, container: Container, config: dict[str, Any], proc
     return pid
 
 
+def _completed(process: Process, first: dict[str, Any]) -> Process:
+    left_out = {key: first[key] for key in _INHERITED if first.get(key) and process.get(key) in (None, "")}
+    return {**process, **left_out}  # type: ignore[typeddict-item]
+
+
 def _plan(container: Container, config: dict[str, Any], process: Process, options: Options) -> Plan:
     changed = {**config, "process": process}
     plan = Plan(container.id, container.record["bundle"], container.record["rootfs"], changed)  # type: ignore[arg-type]
@@ -147,6 +157,7 @@ def _check(runtime: Runtime, container: Container, plan: Plan, options: Options)
     process, linux = plan.process, plan.linux
     console.check(bool(process.get("terminal")), options.console_socket, options.console)
     labels.check_available(process)
+    check_preserved(plan)
     plan.joined = namespaces_of(container)
     plan.userns = "user" in plan.joined
     plan.capabilities = capabilities.grantable(process.get("capabilities"), plan.userns)

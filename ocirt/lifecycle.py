@@ -181,6 +181,7 @@ def kill(runtime: Runtime, id: str, signal: int, *, all: bool = False) -> None:
     """
     container = Container.load(runtime.root, id)
     status = container.status()
+    log.step("send the signal")
     if status in (STOPPED, CREATING):
         if all and status == STOPPED:
             # a container without a pid namespace may have processes left after init has gone

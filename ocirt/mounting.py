@@ -95,7 +95,7 @@ def _plan(runtime: Runtime, id: str, mounts: list[Any]) -> tuple[Container, Plan
     if status in (STOPPED, CREATING):
         raise WrongState(f"cannot change the mounts of container {id}: it is {status}")
     config: Any = {**container.config(), "mounts": mounts}
-    check(config)
+    check(config, name="list of mounts")
     plan = Plan(id, container.record["bundle"], container.record["rootfs"], config)
     plan.joined = namespaces_of(container)
     if "mount" not in plan.joined:

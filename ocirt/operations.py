@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from ocirt import cgroups
+from ocirt import cgroups, log
 from ocirt.cgroups.conversions import section
 from ocirt.container import CREATING, PAUSED, STOPPED, Container
 from ocirt.errors import Error, InvalidConfig, WrongState, doing
@@ -44,6 +44,7 @@ def pause(runtime: Runtime, id: str) -> None:
     container, status = _load(runtime, id, "pause", lock=True)
     if status == PAUSED:
         raise WrongState(f"cannot pause container {id}: it is paused already")
+    log.step("freeze the processes")
     with doing(f"pause container {id}"):
         _cgroup(container).freeze()
 
@@ -53,6 +54,7 @@ def resume(runtime: Runtime, id: str) -> None:
     container, status = _load(runtime, id, "resume", lock=True)
     if status != PAUSED:
         raise WrongState(f"cannot resume container {id}: container not paused, it is {status}")
+    log.step("thaw the processes")
     with doing(f"resume container {id}"):
         _cgroup(container).thaw()
 
@@ -114,11 +116,13 @@ def update(runtime: Runtime, id: str, resources: Mapping[str, Any], rdt: Mapping
     from ocirt import validation
 
     container, _ = _load(runtime, id, "update", lock=True)
+    log.step("validate the limits")
     with doing(f"update container {id}"):
         validation.check_resources(resources)  # type: ignore[arg-type]
         current: Mapping[str, Any] = container.record.get("resources") or _configured(container)
         merged = merge(current, resources)
         cgroup = _cgroup(container)
+        log.step("change the limits")
         try:
             cgroup.update(_complete(resources, merged), current)
         except Error as error:
@@ -126,6 +130,7 @@ def update(runtime: Runtime, id: str, resources: Mapping[str, Any], rdt: Mapping
             raise
         if rdt:
             _update_rdt(container, rdt)
+        log.step("write down the limits")
         container.record["resources"] = merged
         container.save()
 

@@ -10,7 +10,7 @@ import _socket
 import errno
 import os
 
-from ocirt import announcing, cgroups, console, criu, hooks, namespaces
+from ocirt import announcing, cgroups, console, criu, hooks, log, namespaces
 from ocirt.bundle import dump_json, load, parse_json
 from ocirt.cgroups.host import own
 from ocirt.checkpoint import (
@@ -20,6 +20,7 @@ from ocirt.checkpoint import (
     bound_devices,
     config_file,
     external_mounts,
+    remove_log,
     with_log,
 )
 from ocirt.container import CONFIG, Container, end_process
@@ -162,10 +163,12 @@ class _Restoration:
             _make_mountpoints(root, self.config)
             for directory in (images.path, images.work):
                 opened.append(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            request = self._options(root) | {"images_dir_fd": opened[-2], "work_dir_fd": opened[-1]}
+            remove_log(f"{images.work}/restore.log")
+            log.step("let CRIU make the processes")
             with criu.Service(passed=tuple(self.passed)) as service:
                 self.cgroup.join(service.pid)
                 self.cgroup.apply((self.config.get("linux") or {}).get("resources") or {})
-                request = self._options(root) | {"images_dir_fd": opened[-2], "work_dir_fd": opened[-1]}
                 request["cg_root"] = _cgroup_roots(service.pid)
                 try:
                     answer = service.ask(criu.RESTORE, request, self._notified)

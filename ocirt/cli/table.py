@@ -222,7 +222,7 @@ COMMANDS: dict[str, Command] = {
             ("parent-path", "", "value", "DIR", None, "images of the pre-dump before, relative to --image-path"),
             ("leave-running", "", "flag", "", False, "let the container run on"),
             ("pre-dump", "", "flag", "", False, "save only memory, and let the container run on"),
-            ("status-fd", "", "value", "FD", None, "CRIU writes a NUL byte there when it serves pages"),
+            ("status-fd", "", "int", "FD", None, "CRIU writes a NUL byte there when it serves pages"),
             ("page-server", "", "value", "ADDRESS:PORT", None, "send the memory pages to this server"),
             ("tcp-skip-in-flight", "", "flag", "", False, "skip TCP connections that are not established yet"),
             ("network-lock", "", "value", "METHOD", None, "how CRIU locks the network: iptables, nftables, skip"),
@@ -280,9 +280,10 @@ COMMANDS: dict[str, Command] = {
     ),
     "mounts": (
         "add mounts to a running container, or remove them",
-        "FILE holds a list of mounts as in config.json.",
+        "With add, makes the mounts of FILE in the container; with remove, unmounts their destinations. FILE holds a "
+        "list of mounts as in config.json. The container must have a mount namespace of its own.",
         (
-            ("action", "one", "add or remove"),
+            ("action", "one", "what to do: add or remove"),
             ID,
             ("file", "one", "JSON file of the mounts"),
         ),
@@ -293,7 +294,7 @@ COMMANDS: dict[str, Command] = {
         "dump shows what each system call gets, by architecture and action. record runs the bundle's container"
         " watched by a seccomp agent, and writes the profile that allows just the system calls it made.",
         (
-            ("action", "one", "dump or record"),
+            ("action", "one", "what to do: dump or record"),
             ("target", "optional", "dump: the bundle; record: a program to run instead of the bundle's"),
             ("arguments", "rest", "its arguments"),
         ),
@@ -312,7 +313,7 @@ COMMANDS: dict[str, Command] = {
         "ruleset or with other hosts of an overlay; plugins DIR writes the CNI plugins of ocirt there for other "
         "engines.",
         (
-            ("action", "one", "create, ls, inspect, rm, check, gc, reload or plugins"),
+            ("action", "one", "what to do: create, ls, inspect, rm, check, gc, reload or plugins"),
             ("name", "optional", "name of the network; plugins: the directory"),
         ),
         (

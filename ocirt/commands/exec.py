@@ -24,8 +24,12 @@ def run(options: Options) -> int:
     rt = runtime(options)
     container = execution.load(rt, options.id, ignore_paused=options.ignore_paused)
     config = container.config()
-    process = _from_file(options.process) if options.process else _from_options(config.get("process") or {}, options)
-    check_process(process, config)  # type: ignore[arg-type]
+    raw = b""
+    if options.process:
+        process, raw = _from_file(options.process)
+    else:
+        process = _from_options(config.get("process") or {}, options)
+    check_process(process, config, raw)  # type: ignore[arg-type]
     creation = {
         "console_socket": options.console_socket,
         "pid_file": options.pid_file,
@@ -37,7 +41,7 @@ def run(options: Options) -> int:
     return foreground.execute(rt, container, config, process, detach=options.detach, **creation)
 
 
-def _from_file(name: str) -> dict[str, Any]:
+def _from_file(name: str) -> tuple[dict[str, Any], bytes]:
     with doing(f"read the process from {name}"):
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -50,7 +54,7 @@ def _from_file(name: str) -> dict[str, Any]:
     if not isinstance(process, dict):
         raise InvalidConfig(f"{name}: a process is a JSON object")
     members: dict[str, Any] = process  # pyright: ignore[reportUnknownVariableType]
-    return members
+    return members, data
 
 
 def _from_options(first: dict[str, Any], options: Options) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import gc
 import posix as os
 
 from ocirt import log, namespaces
-from ocirt.errors import Error, doing
+from ocirt.errors import Error, doing, from_oserror
 from ocirt.linux import sched
 from ocirt.process import init, sync
 
@@ -72,6 +72,15 @@ def spawn(plan: Plan, cgroup: int = -1) -> tuple[int, sync.Channel]:
         _kill(pid)
         raise
     return pid, ours
+
+
+def check_preserved(plan: Plan) -> None:
+    """Refuse to pass on descriptors that aren't there, before anything is made."""
+    for fd in range(3, 3 + plan.preserve_fds):
+        try:
+            os.fstat(fd)
+        except OSError as error:
+            raise from_oserror(error, f"--preserve-fds {plan.preserve_fds}: descriptor {fd}") from None
 
 
 def _descriptors(plan: Plan) -> set[int]:

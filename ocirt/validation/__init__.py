@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 __all__ = ["check", "check_process", "check_resources", "problems"]
 
 
-def check(config: Config, raw: bytes | None = None) -> bool:
-    """Raise InvalidConfig with every error of the configuration; log its warnings.
+def check(config: Config, raw: bytes | None = None, name: str = "config.json") -> bool:
+    """Raise InvalidConfig with every error of the configuration; log its warnings. `name` is what messages call it.
 
     What other runtimes take without a word (null for an absent key) is repaired
     in place; True if something was. `raw` is the JSON that `config` was parsed
     from: it saves a walk through all strings.
     """
     found, repaired = _find("config", config, raw)
-    _settle(found, "config.json")
+    _settle(found, name)
     return repaired
 
 
@@ -38,9 +38,13 @@ def problems(config: Config, raw: bytes | None = None) -> list[Problem]:
     return _find("config", config, raw, advice=True)[0]
 
 
-def check_process(process: Process, config: Config) -> None:
-    """Raise InvalidConfig for a process to be executed in the container of `config` (exec --process)."""
-    _settle(_find("process", process, None, config)[0], "process")
+def check_process(process: Process, config: Config, raw: bytes | None = None) -> None:
+    """Raise InvalidConfig for a process to be executed in the container of `config`.
+
+    `raw` is the JSON that it was parsed from (exec --process); empty where its strings are those of a command line,
+    which may hold any bytes but NUL.
+    """
+    _settle(_find("process", process, raw, config)[0], "process")
 
 
 def check_resources(resources: Resources) -> None:

@@ -21,7 +21,7 @@ from tests.harness.terminal import ConsoleSocket
 
 pytestmark = lacks("runc", "crun", what="a stand-in for CRIU that it would accept", always=False)
 
-#: The stand-in. Its directory holds `answer.json`, {"fail": text} or {"exit": 0}; it gets `asked.json`.
+#: The stand-in. Its directory holds `answer.json`, {"fail": text}, {"silent": 1} or {"exit": 0}; it gets `asked.json`.
 CRIU = r"""#!/usr/bin/python3 -IS
 import array, json, os, signal, socket, sys
 
@@ -31,6 +31,7 @@ if sys.argv[1:] == ["check"]:
     print(f"Error (criu/x.c:1): {wrong}" if wrong else "Looks good.")
     sys.exit(bool(wrong))
 assert sys.argv[1:] == ["swrk", "3"], sys.argv
+open(f"{HERE}/started", "w")
 peer = socket.socket(fileno=3)
 
 def varint(value):
@@ -66,6 +67,7 @@ def ask(what, pid, fds=()):
     assert answer[0] == [1, 6] and [3, 1] in answer, answer
 
 request = dict(decode(peer.recv(1 << 20)))
+if "silent" in json.load(open(f"{HERE}/answer.json")): sys.exit(1)
 kind = request[1]
 options = decode(request.get(2, "").encode("latin-1"))
 one = dict((key, value) for key, value in options)
@@ -195,6 +197,7 @@ def test_dump(box: Box, criu: StandIn, place: Path) -> None:
         (["--empty-ns", "network"], 38, 0x40000000),
         (["--tcp-skip-in-flight"], 46, 1),
         (["--lazy-pages"], 48, 1),
+        (["--status-fd", "0"], 49, 0),
         (["--tcp-close"], 52, 1),
         (["--network-lock", "nftables"], 64, 2),
         (["--page-server", "10.0.0.1:27"], 11, "\n\x0810.0.0.1\x10\x1b"),
@@ -220,6 +223,44 @@ def test_pre_dump_and_parent(box: Box, criu: StandIn, place: Path) -> None:
     assert criu.options(15) == [1]
     for wrong in ("/absolute", "../missing"):
         assert "--parent-path" in checkpoint(box, criu, place, "--parent-path", wrong, check=False).err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--page-server", "host"],
+        ["--page-server", "10.0.0.1:99999"],
+        ["--network-lock", "bogus"],
+        ["--empty-ns", "pid"],
+        ["--parent-path", "/absolute"],
+        ["--status-fd", "x"],
+    ],
+)
+def test_wrong_values(box: Box, criu: StandIn, place: Path, flags: list[str]) -> None:
+    """They are told before CRIU is started, with nothing of what it wrote another time."""
+    box.create_and_start("sleep 1000")
+    (place / "images").mkdir()
+    (place / "images/dump.log").write_text("(00.1) Error (criu/x.c:1): of another time\n")
+    result = checkpoint(box, criu, place, *flags, check=False)
+    assert result.rc == 1
+    assert flags[0] in result.err
+    assert flags[1] in result.err
+    assert "criu/x.c" not in result.err
+    assert "Traceback" not in result.err
+    assert not (criu.directory / "started").exists()
+    assert box.status == "running"
+
+
+def test_criu_that_ends_without_a_word(box: Box, criu: StandIn, place: Path) -> None:
+    """The log of a checkpoint before this one isn't taken for its own."""
+    box.create_and_start("sleep 1000")
+    (place / "images").mkdir()
+    (place / "images/dump.log").write_text("(00.1) Error (criu/x.c:1): of another time\n")
+    criu.answer({"silent": True})
+    result = checkpoint(box, criu, place, check=False)
+    assert result.rc == 1
+    assert "of another time" not in result.err
+    assert "ocirt check" in result.err
 
 
 def test_failure_of_criu(box: Box, criu: StandIn, place: Path) -> None:

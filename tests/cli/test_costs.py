@@ -29,12 +29,51 @@ CEILINGS = {
     "kill": (52, 7),
     "start": (70, 8),
     "delete": (80, 8),
+    "pause": (72, 10),
+    "resume": (62, 9),
+    "update": (92, 11),
+    "ps": (62, 7),
+    "features": (105, 6),
     "create": (425, 60),
     "exec": (310, 35),
     "run": (505, 70),
 }
 #: The same of init, from clone to the program's execve
 INIT = {"create": (260, 24), "exec": (195, 4), "run": (330, 24)}
+
+
+def within(package: str, names: str) -> set[str]:
+    """A package and modules of it."""
+    return {package, *(f"{package}.{name}" for name in names.split())}
+
+
+#: Modules that these verbs may load beyond a bare start, as tests/unit/test_cli_imports.py has it for the shorter ones;
+#: which of ocirt.cgroups, the host's hierarchies say.
+_ALWAYS = (
+    {"__future__", "_json", "fcntl", "gc"}
+    | within("ocirt", "__main__ container errors ids jsontext lifecycle log")
+    | within("ocirt.cli", "table")
+    | within("ocirt.commands", "")
+)
+_CHECK = within("ocirt.validation", "found generated semantic strings") | within(
+    "ocirt.validation.rules", "basics mounts namespaces process resources"
+)
+_INSIDE = (
+    _ALWAYS
+    | _CHECK
+    | {"_ctypes", "_socket", "_stat", "_struct", "errno", "resource", "select"}
+    | within("ocirt", "announcing console namespaces sysctl")
+    | within("ocirt.identity", "capabilities labels limits scheduling seccomp user")
+    | within("ocirt.linux", "capability fds files libc mount numbers oslike paths prctl sched signals")
+    | within("ocirt.process", "entering executing init naming plan runtime seal start starting steps sync trampoline")
+    | within("ocirt.rootfs", "binds cgroupfs devices explain masks mounts options pivot targets")
+)
+_MAKE = _INSIDE | within("ocirt", "bundle creating limiting") | {"ocirt.commands.create"}
+IMPORTS = {
+    "create": _MAKE,
+    "exec": _INSIDE | {"ocirt.commands.exec", "ocirt.exec", "ocirt.foreground"},
+    "run": _MAKE | {"ocirt.commands.run", "ocirt.foreground"},
+}
 
 Trace = list[list[str]]
 
@@ -133,12 +172,24 @@ def full(box: Box) -> Box:
     return box
 
 
-@pytest.mark.parametrize("verb", ["state", "list", "kill", "start"])
+#: Flags and arguments of the short commands; those that aren't here take an id.
+ARGUMENTS = {
+    "list": "",
+    "features": "",
+    "kill": "ID TERM",
+    "update": "--pids-limit 50 ID",
+    "ps": "--format json ID",
+}
+
+
+@pytest.mark.parametrize("verb", [verb for verb in CEILINGS if verb not in ("create", "run", "exec", "delete")])
 def test_short_commands(full: Box, trace: Callable[..., Trace], bare: tuple[int, int], verb: str) -> None:
     full.create()
-    if verb == "kill":
+    if verb not in ("start", "state", "list"):
         full.start()
-    arguments = {"list": (), "kill": (full.id, "TERM")}.get(verb, (full.id,))
+    if verb == "resume":
+        full.runtime("pause", full.id)
+    arguments = ARGUMENTS.get(verb, "ID").replace("ID", full.id).split()
     (calls,) = trace(lambda: full.runtime(verb, *arguments))
     check(verb, beyond(calls, bare), CEILINGS)
     assert len(starts(calls)) == 1
@@ -194,3 +245,29 @@ def test_a_second_start_where_it_is_needed(full: Box, trace: Callable[..., Trace
     full.create_and_start()
     calls, _ = trace(lambda: full.exec("/bin/true"))
     assert len(starts(calls)) == 2
+
+
+@pytest.mark.parametrize("verb", IMPORTS)
+def test_imports(full: Box, place: Path, verb: str) -> None:
+    """A launcher without an image: with one, the import system, which is asked here, is not used for ours."""
+    path = place / "ocirt"
+    launcher.write(str(path), directories=(str(TOP), sysconfig.get_path("purelib")))
+    prefix = [path.read_text().split()[0][2:], launcher.FLAGS, "-X", "importtime"]
+    bare = subprocess.run([*prefix, "-c", "pass"], capture_output=True, text=True, check=True, timeout=60).stderr
+    if verb == "exec":
+        full.create_and_start()
+    elif verb == "run":
+        full.args("/bin/true")
+    full.write()
+    arguments = [full.id, "/bin/true"] if verb == "exec" else ["--bundle", full.path, full.id]
+    full.runtime.path, full.runtime.prefix = str(path), prefix
+    full.runtime(verb, *arguments, out=place / "out", err=place / "imports")
+    full.runtime.prefix = []
+    found = imported((place / "imports").read_text()) - imported(bare)
+    assert {name for name in found if not name.startswith("ocirt.cgroups")} <= IMPORTS[verb]
+    assert {f"ocirt.commands.{verb}", "ocirt.process.steps"} <= found
+
+
+def imported(text: str) -> set[str]:
+    """The modules that `-X importtime` tells."""
+    return {line.rpartition("|")[2].strip() for line in text.splitlines() if line.startswith("import time:")}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.box import Box, alive, end_process
-from tests.harness.bundle import CAPABILITIES
+from tests.harness.bundle import CAPABILITIES, PATH
 from tests.harness.helpers import Helpers
 from tests.harness.peers import lacks, peer_fails
 from tests.harness.terminal import ConsoleSocket
@@ -99,6 +99,15 @@ def test_output_and_input(running: Box) -> None:
 
 def test_flags_of_the_command_are_the_commands(running: Box) -> None:
     assert running.exec("/bin/echo", "--tty", "-d", "--", "-e").out == "--tty -d -- -e\n"
+
+
+@peer_fails("runc", "passes arguments as JSON, which has no such bytes")
+def test_arguments_are_bytes(running: Box) -> None:
+    """Names of files need not be UTF-8."""
+    script = 'printf %s "$1$A" | od -An -tx1'
+    odd = os.fsdecode(b"\xe9")
+    result = running.exec("/bin/sh", "-c", script, "sh", odd, flags=("--env", f"A={odd}"))
+    assert result.out.split() == ["e9", "e9"]
 
 
 # states
@@ -263,6 +272,17 @@ def test_rlimits_and_oom_score_of_a_file(running: Box, place: Path) -> None:
     assert out.split() == ["55", "66", "500"]
 
 
+def test_capabilities_of_a_file(running: Box, place: Path) -> None:
+    """What the file leaves out is the container's; what it gives, even if it is nothing, is its own."""
+    command = {"args": ["/bin/cat", "/proc/self/status"], "cwd": "/", "env": [PATH], "user": {"uid": 0, "gid": 0}}
+    file = place / "process.json"
+    for given, number in (command, len(CAPABILITIES)), ({**command, "capabilities": {}}, 0):
+        file.write_text(json.dumps(given))
+        out = running.runtime("exec", "--process", file, running.id).out
+        found = re.findall(r"^Cap(?:Bnd|Eff|Prm):\t(\w+)$", out, re.MULTILINE)
+        assert [int(bits, 16).bit_count() for bits in found] == [number] * 3
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"cwd": "/"}', '{"args": [], "cwd": "/"}', '{"args": 5}'])
 def test_file_that_is_no_process(running: Box, place: Path, text: str) -> None:
     file = place / "process.json"
@@ -346,6 +366,13 @@ def test_preserve_fds(running: Box, place: Path) -> None:
     file.write_text("kept")
     words = running.runtime.argv(["exec", "--preserve-fds", "1", running.id, "/bin/cat", "/proc/self/fd/3"])
     assert running.runtime(argv=["sh", "-c", f"exec 3<{file}; exec {' '.join(words)}"]).out == "kept"
+
+
+@peer_fails("crun", "passes on what there is")
+def test_preserve_fds_beyond_what_is_open_is_an_error(running: Box) -> None:
+    result = running.exec("/bin/true", flags=("--preserve-fds", "50"), check=False)
+    assert result.rc == 255
+    assert "preserve" in result.err
 
 
 def test_detached_with_pid_file(running: Box, place: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,17 @@ def test_help(runtime: Runtime) -> None:
     if runtime.name == "ocirt":
         for flag in ("--bundle", "--console-socket", "--pid-file", "--preserve-fds", "--no-pivot", "--pidfd-socket"):
             assert flag in runtime(argv=[runtime.path, "create", "--help"]).out
+
+
+@lacks("runc", "crun", what="such a command")
+def test_help_names_the_actions(runtime: Runtime) -> None:
+    for command, actions in (
+        ("mounts", "add remove"),
+        ("seccomp", "dump record"),
+        ("network", "create ls inspect rm check gc reload plugins"),
+    ):
+        words = re.findall(r"\w+", runtime(command, "--help").out)
+        assert set(actions.split()) <= set(words)
 
 
 @lacks("runc", "crun", what="completion")

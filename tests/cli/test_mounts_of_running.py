@@ -124,6 +124,14 @@ def test_what_is_no_mount_cannot_be_removed(running: Box, place: Path) -> None:
     assert '"/bin" is not a mount point' in result.err
 
 
+def test_messages_are_about_the_file(running: Box, place: Path) -> None:
+    entry = {"destination": "data", "type": "tmpfs"}
+    assert "list of mounts: mounts[0].destination" in change(running, "add", place, entry).err
+    result = change(running, "add", place, {"destination": 5}, check=False)
+    assert result.rc == 1
+    assert "invalid list of mounts: mounts[0].destination" in result.err
+
+
 def test_wrong_states_and_files(box: Box, place: Path, outside: dict[str, Any]) -> None:
     assert "does not exist" in change(box, "add", place, outside, check=False).err
     box.create_and_start("sleep 1000")

@@ -73,6 +73,19 @@ def test_pidfd_socket(box: Box, place: Path) -> None:
         os.close(pidfd)
 
 
+@lacks("runc", "crun", what="the name of the file in its messages")
+@pytest.mark.parametrize("text", ["{", "[]", '{"process": {"args": 5}}', None])
+def test_messages_name_the_file_of_config(box: Box, place: Path, text: str | None) -> None:
+    box.write()
+    file = place / "other.json"
+    if text is not None:
+        file.write_text(text)
+    result = box.runtime("create", "--bundle", box.path, "--config", file, box.id, check=False)
+    assert result.rc == 1
+    assert str(file) in result.err
+    assert "config.json" not in result.err
+
+
 @peer_fails("runc", "has no --config")
 def test_config_elsewhere(box: Box, place: Path) -> None:
     box.sh("echo from elsewhere")

@@ -133,6 +133,23 @@ def test_debug_of_exec(box: Box, place: Path) -> None:
     assert "init: join the namespaces that have a path" in text
 
 
+@pytest.mark.parametrize(
+    ("command", "step"),
+    [
+        ("pause", "freeze the processes"),
+        ("update --pids-limit 50", "change the limits"),
+        ("kill", "send the signal"),
+    ],
+)
+def test_debug_of_other_commands(box: Box, command: str, step: str) -> None:
+    box.create_and_start("sleep 1000")
+    box.runtime.extra = ["--debug"]
+    told = box.runtime(*command.split(), box.id).err
+    box.runtime.extra = []
+    assert re.search(rf"(?m)^debug: +\d+ \S+  runtime: {step}$", told)
+    assert told.endswith("runtime: end\n")
+
+
 def test_no_timeline_unless_asked(box: Box, place: Path) -> None:
     box.args("/bin/true")
     log = place / "log"

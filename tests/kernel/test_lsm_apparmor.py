@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -72,6 +73,21 @@ def test_exec_is_confined_as_the_container(box: Box) -> None:
     refused = box.exec("cat", "/denied", check=False)
     assert (refused.rc, refused.out) == (1, "")
     assert "Permission denied" in refused.err
+
+
+def test_exec_by_a_file_is_confined_as_the_container(box: Box, place: Path) -> None:
+    """A process that names no profile doesn't get away from the container's."""
+    box.process["apparmorProfile"] = "ocirt-test-deny"
+    box.create_and_start("sleep 1000")
+    file = place / "process.json"
+    command = {"args": ["/bin/cat", CURRENT], "cwd": "/"}
+    for given, expected in (
+        (command, "ocirt-test-deny"),
+        ({**command, "apparmorProfile": ""}, "ocirt-test-deny"),
+        ({**command, "apparmorProfile": "ocirt-test-strict"}, "ocirt-test-strict"),
+    ):
+        file.write_text(json.dumps(given))
+        assert box.runtime("exec", "--process", file, box.id).out == f"{expected} (enforce)\n"
 
 
 def test_exec_with_a_profile_of_its_own(box: Box) -> None:

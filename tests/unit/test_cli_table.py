@@ -30,7 +30,7 @@ def test_rows_are_well_formed() -> None:
             assert (default is False) == (kind == "flag")
             assert bool(metavar) == (kind != "flag")
             assert kind != "choice" or default in metavar.split("|")
-            assert kind != "int" or isinstance(default, int)
+            assert kind != "int" or isinstance(default, int | None)
             assert not text.endswith(".")
         assert [kind for _, kind, _ in arguments] == sorted(
             (kind for _, kind, _ in arguments), key=["one", "optional", "rest"].index
