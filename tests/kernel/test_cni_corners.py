@@ -77,6 +77,21 @@ def test_delete_releases_what_an_add_that_was_killed_had_reserved(lab: Lab) -> N
     assert [p.name for p in (lab.directory / "ipam/net").iterdir() if p.name[0].isdigit()] == []
 
 
+@pytest.mark.parametrize("type", ["bridge", "ptp", "macvlan"])
+def test_a_second_add_leaves_the_first_alone(lab: Lab, type: str) -> None:
+    plugin = {**lab.bridge(), "type": type, "master": "wire"}
+    network = lab.network(plugin)
+    lab.add(network, "web")
+    before = lab.left(), [i["ifname"] for i in lab.containers["web"].ip("link")]
+    # as an engine that keeps no cache calls it
+    config = {**plugin, "cniVersion": network.version, "name": network.name}
+    request = Request("ADD", config, container="web", netns=lab.containers["web"].path, ifname="eth0")
+    with lab.host.inside(), pytest.raises(Error, match="container interface name 'eth0' already exists"):
+        invoke(request)
+    assert (lab.left(), [i["ifname"] for i in lab.containers["web"].ip("link")]) == before
+    lab.check(network, "web")
+
+
 def test_a_pool_that_is_used_up_says_so_at_once(lab: Lab) -> None:
     store = lab.directory / "ipam" / "net1"
     store.mkdir(parents=True)

@@ -324,6 +324,15 @@ def delete_stale(belongs: Any, keep: frozenset[str]) -> None:
         host.request(Message(route.RTM_DELLINK, 0, everything, "RTM_DELLINK (group)"), accept=(ENODEV,))
 
 
+def refuse_taken(inside: Socket, ifname: str) -> None:
+    """CNIError if the container has an interface of the name: asked before anything is made, so that nothing is undone.
+
+    Whoever attaches an attachment twice must not lose what the first time made.
+    """
+    if route.link(inside, ifname) is not None:
+        raise CNIError(INTERNAL, f"container interface name {ifname!r} already exists")
+
+
 def taken(error: Error, inside: Socket, ifname: str) -> Error:
     """What to raise when making a pair failed: an interface of the name in the container is the caller's mistake."""
     if error.errno == EEXIST and route.link(inside, ifname) is not None:
