@@ -22,8 +22,8 @@ from ocirt.cni.request import Request
 from ocirt.errors import Error
 from ocirt.proxy.loop import Loop
 from tests.harness.waiting import eventually
-from tests.kernel.netlab import Namespace, ask_udp
-from tests.kernel.test_cni_bridge import NOTHING, PORTMAP, Lab
+from tests.kernel.netlab import Namespace, ask, ask_udp
+from tests.kernel.test_cni_bridge import NOTHING, PORTMAP, Lab, ip_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TYPES = ("bridge", "portmap", "host-local", "firewall", "tuning", "bandwidth", "ptp", "macvlan")
@@ -51,6 +51,28 @@ def test_an_address_that_another_host_has_is_refused_when_asked_for(lab: Lab) ->
         lab.add(network, "second")
     lab.delete(network, "first")
     assert lab.left() == NOTHING
+
+
+@pytest.mark.parametrize("type", ["bridge", "ptp"])
+def test_ipv6_reaches_a_container_at_once(lab: Lab, type: str) -> None:
+    plugin = {**lab.bridge("10.88.0.0/16", {"subnet": "fd00:88::/64"}), "type": type}
+    plugin["ipam"]["routes"] = [{"dst": "::/0"}]
+    network = lab.network(plugin)
+    lab.outside.sh("ip -6 route add fd00:88::/64 via 2001:db8::1")
+    for end in (lab.host, lab.outside):  # the same on the wire
+        assert eventually(lambda end=end: not _is_tentative(end, "wire"))  # type: ignore[misc]
+    for _ in range(2):  # when its last port is gone the bridge has no carrier, and begins anew with the next
+        result = lab.add(network, "web")
+        link = result.interfaces[0]["name"]
+        assert not _is_tentative(lab.host, link)
+        server = lab.serve(lab.containers["web"], "::", 80)
+        assert ask(lab.outside, ip_of(result, "6"), 80, timeout=0.8).startswith(b"hello")
+        server.close()
+        lab.delete(network, "web")
+
+
+def _is_tentative(namespace: Namespace, link: str) -> bool:
+    return any(a.get("tentative") for a in namespace.ip("-6", "addr", "show", link)[0]["addr_info"])
 
 
 def test_a_host_that_begins_to_forward_goes_on_accepting_its_routers(lab: Lab) -> None:

@@ -128,6 +128,7 @@ def _ensure_bridge(host: Socket, config: _Config) -> Link:
         change = route.Change().name(config.bridge).mtu(config.mtu).mac(links.random_mac()).up()
         host.request(route.new_link(change.kind("bridge"), config.bridge), accept=(EEXIST,))
         links.write_sysctl(f"net/ipv6/conf/{config.bridge}/accept_ra", "0", missing_ok=True)
+        links.use_link_local_at_once(config.bridge)
         found = route.link(host, config.bridge)
     if found is None or found.kind != "bridge":
         raise CNIError(INTERNAL, f"{config.bridge!r} already exists but is not a bridge")

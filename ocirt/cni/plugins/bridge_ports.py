@@ -74,6 +74,7 @@ class Port:
         if route.link(host, name) is None:
             self._make_gateway_link(host, bridge, name)
             links.write_sysctl(f"net/ipv6/conf/{name}/accept_ra", "0", missing_ok=True)
+            links.use_link_local_at_once(name)
         found = route.link(host, name)
         if found is not None and found.kind == "vlan" and found.peer == bridge.index:
             host.request(

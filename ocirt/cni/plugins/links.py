@@ -94,6 +94,16 @@ def read_sysctl(path: str) -> str:
         raise CNIError(INTERNAL, f"could not read sysctl {path}", error.strerror or "") from error
 
 
+def use_link_local_at_once(name: str) -> None:
+    """Have the host's interface look for no duplicate of its link-local address, before it has a carrier.
+
+    While it does, the kernel asks for no neighbour behind the interface on
+    behalf of others: what is forwarded to the first container of a bridge, or
+    to any of ptp's, is lost for a second or two.
+    """
+    write_sysctl(f"net/ipv6/conf/{name}/accept_dad", "0", missing_ok=True)
+
+
 def enable_forwarding(families: Iterable[int]) -> None:
     """Let the host forward packets of these address families."""
     for family in families:

@@ -42,6 +42,7 @@ def add(request: Request) -> Result:
         name = links.host_name(request)
         undo.add("delete the pair", lambda: links.delete_on_host(name))
         _make_pair(request, host, inside, mtu, sandbox.fd, name)
+        links.use_link_local_at_once(name)
         near, far = route.link(inside, request.ifname), route.link(host, name)
         if near is None or far is None:
             raise CNIError(INTERNAL, f"the pair {name}, {request.ifname} went away while it was set up")
