@@ -60,14 +60,15 @@ def _restore(
     """The elements that a plugin of ours makes for an attachment; those that are there are left alone."""
     addresses = [parse_cidr(ip["address"]) for ip in result.container_ips(owner.ifname)]
     kind = protocol.get(plugin, "type")
-    if (
-        kind in ("bridge", "ptp", "overlay")
-        and protocol.get(plugin, "ipMasq")
-        and protocol.get(plugin, "ipMasqBackend") != "iptables"
-    ):
-        for address in addresses:
-            table.add_address(socket, "outgoing", address, owner)
-    elif kind == "portmap" and protocol.get(plugin, "backend", "nftables") == "nftables":
+    if kind in ("bridge", "ptp", "overlay"):
+        if protocol.get(plugin, "ipMasq") and protocol.get(plugin, "ipMasqBackend") != "iptables":
+            for address in addresses:
+                table.add_address(socket, "outgoing", address, owner)
+        if kind != "ptp" and protocol.get(plugin, "macspoofchk"):
+            from ocirt.cni.plugins import bridge_ports
+
+            bridge_ports.restore(socket, owner, result)
+    elif kind == "portmap" and protocol.get(plugin, "backend", "") in ("", "nftables"):
         mappings = ports.parse(protocol.get(capabilities, "portMappings") or ())
         containers: dict[int, bytes] = {}
         for family, data, _ in addresses:
@@ -75,9 +76,10 @@ def _restore(
         if mappings:
             ports.remove(socket, mappings, owner)
             ports.add(socket, mappings, containers, owner)
-            if protocol.get(plugin, "snat", True):
+            sets = (("hairpin", protocol.get(plugin, "snat", True)), ("everyone", protocol.get(plugin, "masqAll")))
+            for name in [name for name, on in sets if on]:
                 for address in addresses:
-                    table.add_address(socket, "hairpin", address, owner)
+                    table.add_address(socket, name, address, owner)
     elif kind == "firewall" and protocol.get(plugin, "ingressPolicy") in ("same-bridge", "isolated"):
         from ocirt.cni.plugins import firewall
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ocirt.cni import collect, networks, protocol
+from ocirt.cni import collect, networks, protocol, reload
 from ocirt.cni.invoke import invoke
 from ocirt.cni.plugins import host_device
 from ocirt.cni.request import Request
@@ -240,6 +240,24 @@ def test_gc_leaves_alone_who_has_come_while_it_waited(lab: Lab, monkeypatch: pyt
 
 
 # --- reload ---------------------------------------------------------------------------------------------------
+
+
+def test_reload_puts_all_back(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCIRT_CNI_DIRECTORY", str(lab.directory / "cache"))
+    network = lab.network(
+        lab.bridge(macspoofchk=True),
+        {**PORTMAP, "backend": "", "masqAll": True},
+        {"type": "firewall", "ingressPolicy": "isolated"},
+    )
+    lab.add(network, "web", portMappings=[{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}])
+    with lab.host.inside():
+        before = lab.host.sh("nft list ruleset")
+        for script in ("nft flush ruleset", "nft delete table bridge ocirt", "true"):
+            lab.host.sh(script)
+            reload.reload(str(lab.directory))
+            assert sorted(lab.host.sh("nft list ruleset").splitlines()) == sorted(before.splitlines())
+    lab.delete(network, "web")
+    assert lab.left() == NOTHING
 
 
 def test_reload_notices_a_table_that_is_there_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

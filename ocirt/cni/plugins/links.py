@@ -35,7 +35,7 @@ def owner(request: Request) -> Owner:
     return Owner(request.network, request.container, request.ifname)
 
 
-def host_name(request: Request, prefix: str = "veth") -> str:
+def host_name(of: Request | Owner, prefix: str = "veth") -> str:
     """The host's end of the attachment's pair.
 
     Made from the ids alone: DEL finds it when namespace, cache and result are
@@ -43,7 +43,7 @@ def host_name(request: Request, prefix: str = "veth") -> str:
     """
     from zlib import adler32, crc32
 
-    data = f"{request.network}/{request.container}/{request.ifname}".encode()
+    data = f"{of.network}/{of.container}/{of.ifname}".encode()
     return f"{prefix}{crc32(data):08x}{adler32(data) & 0xFFF:03x}"
 
 
