@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from ocirt.cni.invoke import invoke
+from ocirt.cni.plugins import host_device
 from ocirt.cni.request import Request
 from ocirt.errors import Error
 from tests.harness.waiting import eventually
 from tests.kernel.netlab import Namespace, ask, ask_udp
-from tests.kernel.test_cni_bridge import NOTHING, PORTMAP, Lab
+from tests.kernel.test_cni_bridge import NOTHING, PORTMAP, Lab, ip_of
 
 
 @pytest.fixture
@@ -118,6 +119,35 @@ def test_host_device_comes_back_under_its_name(lab: Lab) -> None:
     assert lab.host.ip("link", "show", "dev", "dev7")[0]["ifname"] == "dev7"
     assert [i["ifname"] for i in lab.containers["web"].ip("link")] == ["lo"]
     lab.delete(network, "web")
+
+
+@pytest.mark.parametrize("place", ["hwaddr", "net", "virtio3/net", "deviceID"])
+def test_host_device_by_other_names(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    lab.host.sh("ip link add dev7 address 02:00:00:00:0a:07 type veth peer name far7")
+    monkeypatch.setattr(host_device, "_PCI", str(tmp_path / "pci"))
+    inside = "net" if place in ("hwaddr", "deviceID") else place
+    (tmp_path / "pci" / "0000:00:07.0" / inside / "dev7").mkdir(parents=True)
+    key: dict[str, Any] = {"hwaddr": "02:00:00:00:0A:07"} if place == "hwaddr" else {"pciBusID": "0000:00:07.0"}
+    if place == "deviceID":
+        key = {"pciBusID": "0000:00:09.0", "capabilities": {"deviceID": True}}
+    network = lab.network({"type": "host-device", **key})
+    lab.add(network, "web", deviceID="0000:00:07.0")
+    assert [i["ifname"] for i in lab.containers["web"].ip("link")] == ["lo", "eth0"]
+    lab.check(network, "web")
+    lab.delete(network, "web")
+    assert lab.host.ip("link", "show", "dev", "dev7")[0]["ifname"] == "dev7"
+
+
+def test_a_device_that_a_program_drives_is_not_moved(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_device, "_PCI", str(tmp_path / "pci"))
+    (tmp_path / "pci" / "0000:00:07.0").mkdir(parents=True)
+    (tmp_path / "pci" / "0000:00:07.0" / "driver").symlink_to("../../drivers/vfio-pci")
+    network = lab.network({"type": "host-device", "pciBusID": "0000:00:07.0", "ipam": ipam(lab, "10.88.0.0/16")})
+    result = lab.add(network, "web")
+    assert (ip_of(result), result.interfaces) == ("10.88.0.2", [])
+    lab.check(network, "web")
+    lab.delete(network, "web")
+    assert lab.left() == NOTHING
 
 
 def test_static_addresses_from_every_source(lab: Lab) -> None:
