@@ -103,6 +103,18 @@ def test_macvlan_is_on_the_wire(lab: Lab, mode: str) -> None:
         lab.client.status(lab.network({"type": "macvlan", "master": "nope"}))
 
 
+def test_macvlan_deletes_its_interface_when_its_ipam_plugin_fails(lab: Lab) -> None:
+    plugin = {"type": "macvlan", "master": "wire", "ipam": ipam(lab, "192.0.2.0/24")}
+    lab.add(lab.network(plugin), "web")
+    config = {**plugin, "cniVersion": "1.1.0", "name": "net1", "ipam": {"type": "nonsense"}}
+    request = Request("DEL", config, container="web", netns=lab.containers["web"].path, ifname="eth0")
+    with lab.host.inside(), pytest.raises(Error, match="failed to find plugin 'nonsense'"):
+        invoke(request)
+    assert [i["ifname"] for i in lab.containers["web"].ip("link")] == ["lo"]
+    lab.delete(lab.network(plugin), "web")
+    assert lab.left() == NOTHING
+
+
 def test_host_device_comes_back_under_its_name(lab: Lab) -> None:
     lab.host.sh("ip link add dev7 type veth peer name far7; ip link set far7 up; ip addr add 10.7.0.1/24 dev far7")
     static = {"type": "static", "addresses": [{"address": "10.7.0.2/24", "gateway": "10.7.0.1"}]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ocirt.cni import protocol
 from ocirt.cni.plugins import ipam, links
 from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, NOT_AVAILABLE, VERSIONS, CNIError
+from ocirt.cni.request import run_all
 from ocirt.cni.result import Result
 from ocirt.errors import Error, Undo
 from ocirt.linux import netlink_route as route
@@ -89,8 +90,7 @@ def add(request: Request) -> Result:
 
 def delete(request: Request) -> None:
     """Release the addresses; the interface goes with the namespace, or now if that stays."""
-    ipam.forward(request)
-    links.delete_inside(request, "macvlan")
+    run_all(lambda: links.delete_inside(request, "macvlan"), lambda: ipam.forward(request))
 
 
 def check(request: Request) -> None:
