@@ -219,6 +219,20 @@ def test_tuning(lab: Lab) -> None:
     assert lab.left() == NOTHING
 
 
+def test_tuning_switches_off_as_well(lab: Lab) -> None:
+    tuning = {"type": "tuning", "dataDir": str(lab.directory / "tuning")}
+    on, off = {"allmulti": True, "txQLen": 77, **tuning}, {"allmulti": False, "txQLen": 0, **tuning}
+    network = lab.network(lab.bridge(), on, off)
+    lab.add(network, "web")
+    inside = lab.containers["web"]
+    (link,) = inside.ip("link", "show", "dev", "eth0")
+    assert ("ALLMULTI" in link["flags"], link.get("txqlen", 0)) == (False, 0)
+    with pytest.raises(Error, match="all-multicast mode of eth0 is False, expected True"):
+        lab.check(network, "web")
+    lab.delete(network, "web")
+    assert lab.left() == NOTHING
+
+
 @pytest.mark.parametrize(
     "key", ["kernel.hostname", "net.../kernel.hostname", "net/../kernel/hostname", "net..x", "vm.swappiness"]
 )
