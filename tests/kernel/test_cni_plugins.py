@@ -284,6 +284,9 @@ def test_bandwidth_limits_both_directions(lab: Lab) -> None:
     lab.delete(network, "slow")
     lab.delete(network, "free")
     assert lab.left() == NOTHING
+    with pytest.raises(Error, match=r"unshapedSubnets .*limits hold for all addresses"):
+        lab.add(network, "wrong", bandwidth={**limit, "unshapedSubnets": ["10.0.0.0/8"]})
+    assert lab.left() == NOTHING
     with pytest.raises(Error, match="both must be set, or none"):
         lab.add(lab.network(lab.bridge(), {"type": "bandwidth", "ingressRate": 1}), "wrong")
 
