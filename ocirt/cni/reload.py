@@ -11,7 +11,7 @@ from ocirt.cni.address import parse_cidr
 from ocirt.cni.attach import default_client
 from ocirt.cni.config import CONFIG_DIRECTORY
 from ocirt.cni.request import join_errors
-from ocirt.errors import Error
+from ocirt.errors import Error, doing
 from ocirt.linux import netlink_nft as nft
 
 TYPE_CHECKING = False
@@ -34,7 +34,8 @@ def reload(directory: str = CONFIG_DIRECTORY) -> list[str]:
                 from ocirt.cni.plugins import overlay
 
                 try:
-                    overlay.sync(plugin)
+                    with doing(f"reload network {network.name}"):
+                        overlay.sync(plugin)
                     done.append(f"{network.name}: peers")
                 except Error as error:
                     errors.append(error)

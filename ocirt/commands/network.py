@@ -34,6 +34,8 @@ def run(options: Options) -> int:
     action = actions.get(options.action)
     if action is None:
         raise InvalidConfig(f"unknown action {options.action!r} (must be one of {', '.join(actions)})")
+    if options.name and options.action in ("ls", "list", "reload"):
+        raise InvalidConfig(f"network {options.action} takes no name, but {options.name!r} is given")
     action(options)
     return 0
 

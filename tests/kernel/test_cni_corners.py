@@ -417,6 +417,18 @@ def _is_closed(client: socket.socket) -> bool:
         ),
         ({"subnets": ["10.9.0.0/31"]}, "too small"),
         ({"mtu": -1}, "invalid MTU -1"),
+        ({"mtu": 20}, "invalid MTU 20: must be 68 to 65535"),
+        ({"mtu": 1200, "subnets": ["fd00:9::/64"]}, "invalid MTU 1200: must be 1280 to 65535"),
+        ({"bridge": "much-too-long-a-name"}, "invalid bridge name 'much-too-long-a-name'"),
+        ({"bridge": "ocirt0"}, "bridge 'ocirt0' is that of network 'bridge'"),
+        ({"options": {"hairpinMode": "yes"}}, "invalid value of hairpinMode: 'yes' must be true or false"),
+        ({"options": {"promiscMode": True}}, "cannot set hairpin mode and promiscuous mode at the same time"),
+        ({"driver": "overlay"}, "invalid vni 0: must be 1 to 16777215"),
+        ({"driver": "overlay", "options": {"vni": "x"}}, "invalid value of vni: 'x' must be a number"),
+        ({"parent": "eth0"}, "--parent 'eth0' says nothing to driver bridge: it is for macvlan"),
+        ({"driver": "ptp", "bridge": "br0"}, "--bridge 'br0' says nothing to driver ptp"),
+        ({"driver": "macvlan", "port_backend": "proxy"}, "--ports 'proxy' says nothing to driver macvlan"),
+        ({"driver": "macvlan", "internal": True}, "--internal needs --subnet"),
     ],
 )
 def test_a_network_that_could_never_work_is_not_made(tmp_path: Path, keys: dict[str, Any], message: str) -> None:

@@ -65,6 +65,11 @@ class _Config:
             raise CNIError(INVALID_CONFIG, "cannot use IPAM when disableContainerInterface is set")
 
 
+def check_keys(request: Request) -> None:
+    """CNIError for a configuration that every call would refuse."""
+    _Config(request)
+
+
 def add(request: Request) -> Result:
     """Connect the container; what was made is taken back if a step fails."""
     config = _Config(request)
