@@ -226,6 +226,9 @@ def test_modes_host_none_and_joined(site: Site) -> None:
     site.run("alone", "--network", "none")
     site.run("host", "--network", "host")
     assert "10.87.0.2/16" in site.inside("two", "ip addr show eth0")
+    for name in ("hosts", "resolv.conf"):
+        assert site.inside("two", f"cat /etc/{name}") == site.inside("one", f"cat /etc/{name}") != ""
+    assert "10.87.0.2" in site.inside("two", "nslookup one.bridge")
     assert site.inside("alone", "ip -o link").count("\n") == 1
     assert "wire" in site.inside("host", "ip -o link")
     bad = site.ocirt("run", "-d", "-b", site.bundle("true"), "--network", "container:nope", "x", check=False)
