@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from ocirt import log
 from ocirt.cni import networks, protocol
 from ocirt.cni.attach import default_client
 from ocirt.commands import Options, columns, indented, write
@@ -129,7 +130,10 @@ def _remove(options: Options) -> None:
         users = {entry.attachment.container for entry in _attachments(name)}
         if not users:
             # what a network has of its own goes with it: the interface to other hosts, stale reservations
-            default_client().gc(networks.find(name, _directory(options)), ())
+            try:
+                default_client().gc(networks.find(name, _directory(options)), ())
+            except protocol.CNIError as error:
+                log.warning(str(error))  # a network that could never work has nothing, and must be removable
         networks.remove(name, _directory(options), users)
         default_client().forget(name)
     write(f"{name}\n")

@@ -295,6 +295,15 @@ def test_isolated_containers_do_not_reach_each_other(site: Site, driver: str) ->
         site.network("rm", name)
 
 
+def test_a_network_that_cannot_work_can_be_removed(site: Site) -> None:
+    site.network("create", "red", "-o", 'ipam={"type": "nonsense"}')
+    failed = site.ocirt("run", "-d", "-b", site.bundle("true"), "--network", "red", "x", check=False)
+    assert "failed to find plugin 'nonsense'" in failed.stderr
+    removed = site.network("rm", "red")
+    assert (removed.stdout, "failed to find plugin 'nonsense'" in removed.stderr) == ("red\n", True)
+    assert list(site.networks.iterdir()) == []
+
+
 def test_actions_that_take_no_name_say_so(site: Site) -> None:
     for action in ("ls", "reload"):
         failed = site.network(action, "red", check=False)
