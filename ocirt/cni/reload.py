@@ -10,6 +10,7 @@ from ocirt.cni import cache, networks, ports, protocol, table, watching
 from ocirt.cni.address import parse_cidr
 from ocirt.cni.attach import default_client
 from ocirt.cni.config import CONFIG_DIRECTORY
+from ocirt.cni.plugins import portmap
 from ocirt.cni.request import join_errors
 from ocirt.errors import Error, doing
 from ocirt.linux import netlink_nft as nft
@@ -69,7 +70,7 @@ def _restore(
             from ocirt.cni.plugins import bridge_ports
 
             bridge_ports.restore(socket, owner, result)
-    elif kind == "portmap" and protocol.get(plugin, "backend", "") in ("", "nftables"):
+    elif kind == "portmap" and portmap.backend_of(plugin) == "nftables":
         mappings = ports.parse(protocol.get(capabilities, "portMappings") or ())
         containers: dict[int, bytes] = {}
         for family, data, _ in addresses:
