@@ -69,17 +69,21 @@ class Networking:
         """
         from ocirt.cni import attach
 
-        if not self.wish.places:
+        texts = dict.fromkeys(_FILES, b"")
+        if self.wish.places:
+            container.record[RECORD] = attach.record_of(self.wish)
+        elif self.wish.joined:
+            texts = _texts_of(f"{os.path.dirname(container.directory)}/{self.wish.joined}")
+        else:
             return
-        container.record[RECORD] = attach.record_of(self.wish)
         if not _has_own_mounts(self._config):
             return
         mounts: list[Any] = self._config.setdefault("mounts", [])
         taken = {os.path.normpath(mount["destination"]) for mount in mounts}
-        for name in _FILES:
+        for name, text in texts.items():
             if f"/etc/{name}" in taken:
                 continue
-            container.write(name, b"")
+            container.write(name, text)
             os.chmod(f"{container.directory}/{name}", 0o644)  # everybody in the container reads it
             source = f"{container.directory}/{name}"
             mounts.append(
@@ -128,6 +132,18 @@ class Networking:
             if space["type"] == "network" and space.get("path"):
                 return space["path"]
         return f"/proc/{pid}/ns/net"
+
+
+def _texts_of(directory: str) -> dict[str, bytes]:
+    """What the container whose network another one joins reads about it: the other reads the same."""
+    found: dict[str, bytes] = {}
+    for name in _FILES:
+        try:
+            with open(f"{directory}/{name}", "rb") as file:
+                found[name] = file.read()
+        except FileNotFoundError:
+            pass  # it has mounts of its own there, or its network is an engine's
+    return found
 
 
 def _has_own_mounts(config: Config) -> bool:

@@ -95,12 +95,15 @@ def parse(
     wish = Wish()
     wish.dns = {k: v for k, v in (("servers", extras[2]), ("searches", extras[3]), ("options", extras[4])) if v}
     wish.aliases = extras[5]
+    _check_names(wish)
     wish.ports = [m for text in extras[0] for m in parse_port(text)]
     for name in names or [networks.DEFAULT]:
         kind, _, rest = name.partition(":")
         if kind in (_HOST, _NONE, _JOIN) and (not rest or kind == _JOIN):
-            if len(names) > 1 or wish.ports or extras[1] or mac:
-                raise InvalidConfig(f"network {name!r} can't be combined with other networks, ports or addresses")
+            if len(names) > 1 or mac or any(extras):
+                raise InvalidConfig(
+                    f"network {name!r} can't be combined with other networks, ports, addresses, names or name servers"
+                )
             if kind == _JOIN and not rest:
                 raise InvalidConfig(f"network {name!r} names no container (container:ID)")
             wish.mode, wish.joined = kind, rest
@@ -110,6 +113,27 @@ def parse(
     first.ips = first.ips + extras[1]
     first.mac = first.mac or mac
     return wish
+
+
+def _check_names(wish: Wish) -> None:
+    """InvalidConfig for what isn't one word of hosts(5) or resolv.conf(5): it would say something else there."""
+    from ocirt.cni.address import parse_ip
+
+    for server in wish.dns.get("servers", ()):
+        try:
+            parse_ip(server)
+        except ValueError:
+            raise InvalidConfig(f"invalid name server {server!r} (must be an IP address)") from None
+    for what, values in (
+        ("search domain", wish.dns.get("searches", ())),
+        ("network alias", wish.aliases),
+    ):
+        for value in values:
+            if not value.isascii() or not value.replace("-", "").replace("_", "").replace(".", "0").isalnum():
+                raise InvalidConfig(f"invalid {what} {value!r} (letters, digits and _.- are allowed)")
+    for option in wish.dns.get("options", ()):
+        if not option.isprintable() or not option.isascii() or " " in option or not option:
+            raise InvalidConfig(f"invalid option of resolv.conf {option!r} (must be one word, like ndots:2)")
 
 
 def _place(name: str, options: str, index: int) -> Place:
@@ -163,9 +187,10 @@ def parse_port(text: str) -> list[dict[str, Any]]:
 
 
 def _ports(text: str) -> tuple[int, int]:
-    first, _, last = text.partition("-")
-    found = int(first), int(last or first)
-    if not (first + last).isascii() or not 1 <= found[0] <= found[1] <= 65535:
+    first, dash, last = text.partition("-")
+    last = last if dash else first
+    found = int(first), int(last)  # which takes more than digits
+    if not (first + last).isascii() or not (first + last).isdigit() or not 1 <= found[0] <= found[1] <= 65535:
         raise ValueError(text)
     return found
 

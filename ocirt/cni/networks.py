@@ -17,7 +17,9 @@ from ocirt.cni.address import (
     parse_cidr,
     parse_ip,
 )
+from ocirt.cni.client import derive
 from ocirt.cni.protocol import INVALID_CONFIG, CNIError
+from ocirt.cni.request import Request
 from ocirt.errors import AlreadyExists, Error, NotFound, WrongState
 from ocirt.jsontext import dump_json
 
@@ -109,9 +111,11 @@ def describe(
     elif driver == "macvlan":
         if parent:
             plugin["master"] = parent
-        if ranges:
+        if isolate:
+            plugin["mode"] = "private"
+        if ranges and not internal:
             ipam["routes"] = _defaults(subnets)
-        else:
+        elif not ranges:
             plugin["ipam"] = {"type": "dhcp"}
     plugin.update(options or {})
     plugins = [plugin]
@@ -121,7 +125,7 @@ def describe(
             portmap["backend"] = port_backend
         plugins.append(portmap)
         firewall: dict[str, Any] = {"type": "firewall", "ingressPolicy": "isolated" if isolate else "same-bridge"}
-        if driver != "ptp":
+        if driver != "ptp" or isolate:
             plugins.append(firewall)
     plugins.append({"type": "bandwidth", "capabilities": {"bandwidth": True}})
     return {"cniVersion": protocol.CURRENT, "name": name, "ocirt": True, "plugins": plugins}
@@ -179,6 +183,7 @@ def _create(name: str, directory: str, driver: str, keys: dict[str, Any]) -> str
     present = find_all(directory)
     if any(n.name == name for n in present):
         raise AlreadyExists(f"network {name!r} already exists")
+    _refuse_idle(driver, keys)
     subnets = [_normal(s) for s in keys.pop("subnets", ())]
     # macvlan's containers are on the wire that its parent is on, in the same subnet as the host
     used = list(_in_use(present)) if driver != "macvlan" else []
@@ -194,7 +199,7 @@ def _create(name: str, directory: str, driver: str, keys: dict[str, Any]) -> str
         content = describe(name, subnets=subnets, **keys)
     except ValueError as error:
         raise CNIError(INVALID_CONFIG, "invalid gateway or IP range", str(error)) from error
-    _check(content)
+    _check(content, present)
     path = f"{directory}/{name}.conflist"
     temporary = f"{path}.new"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
@@ -206,14 +211,38 @@ def _create(name: str, directory: str, driver: str, keys: dict[str, Any]) -> str
     return path
 
 
-def _check(content: dict[str, Any]) -> None:
+#: Keys that say something to these drivers only.
+_ONLY_FOR = {"parent": ("macvlan",), "bridge": ("bridge", "overlay"), "port_backend": ("bridge", "overlay", "ptp")}
+_FLAGS = {"port_backend": "ports"}
+
+
+def _refuse_idle(driver: str, keys: dict[str, Any]) -> None:
+    """CNIError for a key that would do nothing."""
+    for key, drivers in _ONLY_FOR.items():
+        if keys.get(key) and driver not in drivers:
+            raise CNIError(
+                INVALID_CONFIG,
+                f"--{_FLAGS.get(key, key)} {keys[key]!r} says nothing to driver {driver}",
+                f"it is for {', '.join(drivers)}",
+            )
+    if driver == "macvlan" and keys.get("internal") and not keys.get("subnets"):
+        raise CNIError(INVALID_CONFIG, "--internal needs --subnet", "a DHCP server says which routes there are")
+
+
+def _check(content: dict[str, Any], present: Iterable[config.NetworkList]) -> None:
     """CNIError for what the plugins would refuse at every ADD."""
-    from ocirt.cni.plugins import ranges
+    from ocirt.cni.plugins import bridge, overlay, ranges
 
     network = config.parse(dump_json(content), "the new network")
-    mtu = protocol.integer(network.plugins[0], "mtu")
-    if mtu < 0 or mtu > 65535:
-        raise CNIError(INVALID_CONFIG, f"invalid MTU {mtu}", "must be 0 to 65535")
+    plugin = network.plugins[0]
+    mtu = protocol.integer(plugin, "mtu")
+    least = 1280 if any(":" in text for text in _subnets(plugin)) else 68
+    if mtu and not least <= mtu <= 65535:
+        raise CNIError(INVALID_CONFIG, f"invalid MTU {mtu}", f"must be {least} to 65535")
+    checks = {"bridge": bridge.check_keys, "overlay": overlay.check_keys}
+    if plugin["type"] in checks:
+        checks[plugin["type"]](Request("STATUS", derive(network, plugin, {}, None)))
+        _refuse_shared(plugin, present)
     ipam = protocol.table(network.plugins[0], "ipam")
     if protocol.get(ipam, "type") == "host-local":
         for set in ranges.parse(ipam, []):
@@ -224,6 +253,21 @@ def _check(content: dict[str, Any]) -> None:
                     )
                 if r.first > r.last:
                     raise CNIError(INVALID_CONFIG, f"no address of the IP range is in subnet {cidr_text(r.subnet)}")
+
+
+def _subnets(plugin: dict[str, Any]) -> list[str]:
+    sets = protocol.array(protocol.table(plugin, "ipam"), "ranges", "ipam")
+    return [str(r.get("subnet", "")) for one in sets for r in one]
+
+
+def _refuse_shared(plugin: dict[str, Any], present: Iterable[config.NetworkList]) -> None:
+    """CNIError if another network has the bridge: one of the two couldn't give it its gateway's address."""
+    name = protocol.string(plugin, "bridge")
+    if protocol.integer(plugin, "vlan") or protocol.truth(plugin, "forceAddress"):
+        return
+    for network in present:
+        if any(protocol.get(other, "bridge") == name for other in network.plugins):
+            raise CNIError(INVALID_CONFIG, f"bridge {name!r} is that of network {network.name!r}")
 
 
 def _normal(subnet: str) -> str:

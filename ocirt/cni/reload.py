@@ -10,8 +10,9 @@ from ocirt.cni import cache, networks, ports, protocol, table, watching
 from ocirt.cni.address import parse_cidr
 from ocirt.cni.attach import default_client
 from ocirt.cni.config import CONFIG_DIRECTORY
+from ocirt.cni.plugins import portmap
 from ocirt.cni.request import join_errors
-from ocirt.errors import Error
+from ocirt.errors import Error, doing
 from ocirt.linux import netlink_nft as nft
 
 TYPE_CHECKING = False
@@ -34,7 +35,8 @@ def reload(directory: str = CONFIG_DIRECTORY) -> list[str]:
                 from ocirt.cni.plugins import overlay
 
                 try:
-                    overlay.sync(plugin)
+                    with doing(f"reload network {network.name}"):
+                        overlay.sync(plugin)
                     done.append(f"{network.name}: peers")
                 except Error as error:
                     errors.append(error)
@@ -60,14 +62,15 @@ def _restore(
     """The elements that a plugin of ours makes for an attachment; those that are there are left alone."""
     addresses = [parse_cidr(ip["address"]) for ip in result.container_ips(owner.ifname)]
     kind = protocol.get(plugin, "type")
-    if (
-        kind in ("bridge", "ptp", "overlay")
-        and protocol.get(plugin, "ipMasq")
-        and protocol.get(plugin, "ipMasqBackend") != "iptables"
-    ):
-        for address in addresses:
-            table.add_address(socket, "outgoing", address, owner)
-    elif kind == "portmap" and protocol.get(plugin, "backend", "nftables") == "nftables":
+    if kind in ("bridge", "ptp", "overlay"):
+        if protocol.get(plugin, "ipMasq") and protocol.get(plugin, "ipMasqBackend") != "iptables":
+            for address in addresses:
+                table.add_address(socket, "outgoing", address, owner)
+        if kind != "ptp" and protocol.get(plugin, "macspoofchk"):
+            from ocirt.cni.plugins import bridge_ports
+
+            bridge_ports.restore(socket, owner, result)
+    elif kind == "portmap" and portmap.backend_of(plugin) == "nftables":
         mappings = ports.parse(protocol.get(capabilities, "portMappings") or ())
         containers: dict[int, bytes] = {}
         for family, data, _ in addresses:
@@ -75,9 +78,10 @@ def _restore(
         if mappings:
             ports.remove(socket, mappings, owner)
             ports.add(socket, mappings, containers, owner)
-            if protocol.get(plugin, "snat", True):
+            sets = (("hairpin", protocol.get(plugin, "snat", True)), ("everyone", protocol.get(plugin, "masqAll")))
+            for name in [name for name, on in sets if on]:
                 for address in addresses:
-                    table.add_address(socket, "hairpin", address, owner)
+                    table.add_address(socket, name, address, owner)
     elif kind == "firewall" and protocol.get(plugin, "ingressPolicy") in ("same-bridge", "isolated"):
         from ocirt.cni.plugins import firewall
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from ocirt import log
 from ocirt.cni import networks, protocol
 from ocirt.cni.attach import default_client
 from ocirt.commands import Options, columns, indented, write
@@ -34,6 +35,8 @@ def run(options: Options) -> int:
     action = actions.get(options.action)
     if action is None:
         raise InvalidConfig(f"unknown action {options.action!r} (must be one of {', '.join(actions)})")
+    if options.name and options.action in ("ls", "list", "reload"):
+        raise InvalidConfig(f"network {options.action} takes no name, but {options.name!r} is given")
     action(options)
     return 0
 
@@ -127,7 +130,10 @@ def _remove(options: Options) -> None:
         users = {entry.attachment.container for entry in _attachments(name)}
         if not users:
             # what a network has of its own goes with it: the interface to other hosts, stale reservations
-            default_client().gc(networks.find(name, _directory(options)), ())
+            try:
+                default_client().gc(networks.find(name, _directory(options)), ())
+            except protocol.CNIError as error:
+                log.warning(str(error))  # a network that could never work has nothing, and must be removable
         networks.remove(name, _directory(options), users)
         default_client().forget(name)
     write(f"{name}\n")

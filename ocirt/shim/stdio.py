@@ -4,7 +4,7 @@
     file:///PATH       copied to the end of the file
     binary:///PROGRAM  a program that gets the pipes (see loggers)
     nothing            /dev/null
-    a terminal         its master, copied from and to the fifos
+    a terminal         its master, copied from and to the fifos, the file or the program
 
 The container gets pipes and never what is behind them: it could open those again by /proc/self/fd and read, truncate
 or fill what is the engine's.
@@ -200,7 +200,11 @@ class Streams:
     def open_terminal(self, master: int, given: dict[str, str]) -> None:
         """Copy from and to a terminal's master, which is ours from now on."""
         self.master = master
-        if given["stdout"]:
+        if self.logger:
+            writer, other = self.logger.take_writers((0, 0))
+            os.close(other)  # a terminal has one stream
+            self._outputs.append(Copy(self._loop, _duplicate(master), writer, self._copied))
+        elif given["stdout"]:
             self._copy_to(_duplicate(master), given["stdout"])
         else:
             self._outputs.append(Copy(self._loop, _duplicate(master), _null(os.O_WRONLY), self._copied))

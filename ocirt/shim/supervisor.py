@@ -153,11 +153,15 @@ class Supervisor:
         """Have a worker start a process with its streams or its terminal."""
         streams = process.streams = Streams(self._loop)
         given = process.given
-        if given["terminal"]:
+
+        def start_in_terminal(error: Error | None) -> None:
+            if error:
+                done({}, error)
+                return
             try:
                 ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
-            except OSError as error:
-                done({}, from_oserror(error, "make a socket for the terminal"))
+            except OSError as failure:
+                done({}, from_oserror(failure, "make a socket for the terminal"))
                 return
 
             def with_terminal(result: dict[str, Any], error: Error | None) -> None:
@@ -167,9 +171,8 @@ class Supervisor:
 
             self._workers.start(operation, with_terminal, console=theirs.fileno())
             theirs.close()
-            return
 
-        def start(error: Error | None) -> None:
+        def start_with_pipes(error: Error | None) -> None:
             if error is None:
                 try:
                     with doing("open the streams"):
@@ -182,6 +185,7 @@ class Supervisor:
                 self._workers.start(operation, done, streams=tuple(streams.child))
             streams.started()
 
+        start = start_in_terminal if given["terminal"] else start_with_pipes
         if is_logger(given["stdout"]):
             try:
                 with doing("start the logging program"):

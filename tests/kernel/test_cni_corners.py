@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from ocirt.cni import collect, networks, protocol
+from ocirt.cni import collect, networks, protocol, reload
 from ocirt.cni.invoke import invoke
 from ocirt.cni.plugins import host_device
 from ocirt.cni.request import Request
 from ocirt.errors import Error
 from ocirt.proxy.loop import Loop
 from tests.harness.waiting import eventually
-from tests.kernel.netlab import Namespace, ask_udp
-from tests.kernel.test_cni_bridge import NOTHING, PORTMAP, Lab
+from tests.kernel.netlab import Namespace, ask, ask_udp
+from tests.kernel.test_cni_bridge import NOTHING, PORTMAP, Lab, ip_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TYPES = ("bridge", "portmap", "host-local", "firewall", "tuning", "bandwidth", "ptp", "macvlan")
@@ -53,6 +53,28 @@ def test_an_address_that_another_host_has_is_refused_when_asked_for(lab: Lab) ->
     assert lab.left() == NOTHING
 
 
+@pytest.mark.parametrize("type", ["bridge", "ptp"])
+def test_ipv6_reaches_a_container_at_once(lab: Lab, type: str) -> None:
+    plugin = {**lab.bridge("10.88.0.0/16", {"subnet": "fd00:88::/64"}), "type": type}
+    plugin["ipam"]["routes"] = [{"dst": "::/0"}]
+    network = lab.network(plugin)
+    lab.outside.sh("ip -6 route add fd00:88::/64 via 2001:db8::1")
+    for end in (lab.host, lab.outside):  # the same on the wire
+        assert eventually(lambda end=end: not _is_tentative(end, "wire"))  # type: ignore[misc]
+    for _ in range(2):  # when its last port is gone the bridge has no carrier, and begins anew with the next
+        result = lab.add(network, "web")
+        link = result.interfaces[0]["name"]
+        assert not _is_tentative(lab.host, link)
+        server = lab.serve(lab.containers["web"], "::", 80)
+        assert ask(lab.outside, ip_of(result, "6"), 80, timeout=0.8).startswith(b"hello")
+        server.close()
+        lab.delete(network, "web")
+
+
+def _is_tentative(namespace: Namespace, link: str) -> bool:
+    return any(a.get("tentative") for a in namespace.ip("-6", "addr", "show", link)[0]["addr_info"])
+
+
 def test_a_host_that_begins_to_forward_goes_on_accepting_its_routers(lab: Lab) -> None:
     ra = "/proc/sys/net/ipv6/conf/{}/accept_ra"
     lab.host.sh(f"ip link add deaf type veth peer name other; echo 0 > {ra.format('deaf')}")
@@ -75,6 +97,21 @@ def test_delete_releases_what_an_add_that_was_killed_had_reserved(lab: Lab) -> N
     assert result.ips[0]["address"] == "10.9.0.3/24"
     call("DEL", prevResult=result.dump("1.0.0"))
     assert [p.name for p in (lab.directory / "ipam/net").iterdir() if p.name[0].isdigit()] == []
+
+
+@pytest.mark.parametrize("type", ["bridge", "ptp", "macvlan"])
+def test_a_second_add_leaves_the_first_alone(lab: Lab, type: str) -> None:
+    plugin = {**lab.bridge(), "type": type, "master": "wire"}
+    network = lab.network(plugin)
+    lab.add(network, "web")
+    before = lab.left(), [i["ifname"] for i in lab.containers["web"].ip("link")]
+    # as an engine that keeps no cache calls it
+    config = {**plugin, "cniVersion": network.version, "name": network.name}
+    request = Request("ADD", config, container="web", netns=lab.containers["web"].path, ifname="eth0")
+    with lab.host.inside(), pytest.raises(Error, match="container interface name 'eth0' already exists"):
+        invoke(request)
+    assert (lab.left(), [i["ifname"] for i in lab.containers["web"].ip("link")]) == before
+    lab.check(network, "web")
 
 
 def test_a_pool_that_is_used_up_says_so_at_once(lab: Lab) -> None:
@@ -203,6 +240,24 @@ def test_gc_leaves_alone_who_has_come_while_it_waited(lab: Lab, monkeypatch: pyt
 
 
 # --- reload ---------------------------------------------------------------------------------------------------
+
+
+def test_reload_puts_all_back(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCIRT_CNI_DIRECTORY", str(lab.directory / "cache"))
+    network = lab.network(
+        lab.bridge(macspoofchk=True),
+        {**PORTMAP, "backend": "", "masqAll": True},
+        {"type": "firewall", "ingressPolicy": "isolated"},
+    )
+    lab.add(network, "web", portMappings=[{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}])
+    with lab.host.inside():
+        before = lab.host.sh("nft list ruleset")
+        for script in ("nft flush ruleset", "nft delete table bridge ocirt", "true"):
+            lab.host.sh(script)
+            reload.reload(str(lab.directory))
+            assert sorted(lab.host.sh("nft list ruleset").splitlines()) == sorted(before.splitlines())
+    lab.delete(network, "web")
+    assert lab.left() == NOTHING
 
 
 def test_reload_notices_a_table_that_is_there_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,6 +417,18 @@ def _is_closed(client: socket.socket) -> bool:
         ),
         ({"subnets": ["10.9.0.0/31"]}, "too small"),
         ({"mtu": -1}, "invalid MTU -1"),
+        ({"mtu": 20}, "invalid MTU 20: must be 68 to 65535"),
+        ({"mtu": 1200, "subnets": ["fd00:9::/64"]}, "invalid MTU 1200: must be 1280 to 65535"),
+        ({"bridge": "much-too-long-a-name"}, "invalid bridge name 'much-too-long-a-name'"),
+        ({"bridge": "ocirt0"}, "bridge 'ocirt0' is that of network 'bridge'"),
+        ({"options": {"hairpinMode": "yes"}}, "invalid value of hairpinMode: 'yes' must be true or false"),
+        ({"options": {"promiscMode": True}}, "cannot set hairpin mode and promiscuous mode at the same time"),
+        ({"driver": "overlay"}, "invalid vni 0: must be 1 to 16777215"),
+        ({"driver": "overlay", "options": {"vni": "x"}}, "invalid value of vni: 'x' must be a number"),
+        ({"parent": "eth0"}, "--parent 'eth0' says nothing to driver bridge: it is for macvlan"),
+        ({"driver": "ptp", "bridge": "br0"}, "--bridge 'br0' says nothing to driver ptp"),
+        ({"driver": "macvlan", "port_backend": "proxy"}, "--ports 'proxy' says nothing to driver macvlan"),
+        ({"driver": "macvlan", "internal": True}, "--internal needs --subnet"),
     ],
 )
 def test_a_network_that_could_never_work_is_not_made(tmp_path: Path, keys: dict[str, Any], message: str) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from ocirt.cni import reload
 from ocirt.cni.request import DEFAULT_PATH
 from ocirt.errors import Error
-from tests.kernel.netlab import ask
+from tests.kernel.netlab import ask, family_of
 from tests.kernel.test_cni_bridge import NOTHING, PORTMAP, Lab
 
 pytestmark = pytest.mark.skipif(not shutil.which("iptables"), reason="iptables is not installed")
@@ -68,9 +69,34 @@ def test_another_programs_chain_marks(lab: Lab) -> None:
         lab.add(both, "web", portMappings=[PORT])
 
 
+def test_conditions_choose_iptables(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As configurations for the reference plugin have them, without a backend."""
+    monkeypatch.setenv("OCIRT_CNI_DIRECTORY", str(lab.directory / "cache"))
+    conditions = {"conditionsV4": ["!", "-s", "192.0.2.2"], "conditionsV6": ["!", "-s", "2001:db8::2"]}
+    lab.outside.sh("ip addr add 192.0.2.3/24 dev wire; ip -6 addr add 2001:db8::3/64 dev wire nodad")
+    network = lab.network(lab.bridge("10.88.0.0/16", {"subnet": "fd00:88::/64"}), {**PORTMAP, **conditions})
+    lab.add(network, "web", portMappings=[PORT])
+    lab.serve(lab.containers["web"], "::", 80)
+    for host, refused, taken in (
+        ("192.0.2.1", "192.0.2.2", "192.0.2.3"),
+        ("2001:db8::1", "2001:db8::2", "2001:db8::3"),
+    ):
+        for source in (refused, taken):
+            with lab.outside.socket(family_of(host)) as client:
+                client.bind((source, 0))
+                assert (client.connect_ex((host, 8080)) == 0) == (source == taken), source
+    with lab.host.inside():
+        before = lab.host.sh("iptables-save -t nat; nft list table ip ocirt")
+        assert reload.reload(str(lab.directory)) == ["net1: web eth0"]
+        assert lab.host.sh("iptables-save -t nat; nft list table ip ocirt").count("8080") == before.count("8080")
+    lab.check(network, "web")
+    lab.delete(network, "web")
+    assert gone(lab)
+
+
 def test_the_administrators_chain_is_asked_first(lab: Lab) -> None:
     lab.host.sh("iptables -P FORWARD DROP")
-    firewall = {"type": "firewall", "backend": "iptables", "iptablesAdminChainName": "MINE"}
+    firewall = {"type": "firewall", "iptablesAdminChainName": "MINE"}
     network = lab.network(lab.bridge(), PORTMAP, firewall)
     lab.add(network, "web", portMappings=[PORT])
     lab.serve(lab.containers["web"], "0.0.0.0", 80)
@@ -85,9 +111,12 @@ def test_the_administrators_chain_is_asked_first(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("plugin", "message"),
     [
-        ({"type": "firewall", "iptablesAdminChainName": "MINE"}, "iptablesAdminChainName 'MINE' needs iptables"),
+        (
+            {"type": "firewall", "backend": "nftables", "iptablesAdminChainName": "MINE"},
+            "iptablesAdminChainName 'MINE' needs iptables",
+        ),
         ({"type": "firewall", "firewalldZone": "trusted"}, "firewalldZone 'trusted'"),
-        ({**PORTMAP, "conditionsV4": ["-s", "10.0.0.0/8"]}, "conditionsV4 .* needs iptables"),
+        ({**PORTMAP, "backend": "proxy", "conditionsV4": ["-s", "10.0.0.0/8"]}, "conditionsV4 .* needs iptables"),
         ({**PORTMAP, "backend": "iptables", "externalSetMarkChain": "a b"}, "must be the name of a chain"),
         ({**PORTMAP, "backend": "iptables", "conditionsV4": ["-s\n-A INPUT"]}, "must be words without spaces"),
     ],

@@ -138,7 +138,7 @@ def test_the_runtime_is_killed_at_any_moment_of_create(site: Site) -> None:
                  "-p", "8080:80", "-p", "5300:53/udp", id],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=site.environment,
             )  # fmt: skip
-        time.sleep(0.03 + 0.012 * i)
+        time.sleep(0.013 * i)  # from before the interpreter is up
         process.kill()
         process.wait()
         seen.add(len(site.left()[3]))
@@ -277,3 +277,34 @@ def test_without_root_it_says_what_is_possible(site: Site) -> None:
         "network 'bridge' is made on the host, which needs root (without it: none, host or container:ID)" in done.stderr
     )
     assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize("driver", ["bridge", "ptp", "macvlan"])
+def test_isolated_containers_do_not_reach_each_other(site: Site, driver: str) -> None:
+    where = ["--parent", "wire", "--ip-range", "192.0.2.128/26"] if driver == "macvlan" else []
+    subnet = "192.0.2.0/24" if driver == "macvlan" else "10.61.0.0/24"
+    for name, isolated in (("open", []), ("red", ["--isolate"])):
+        site.network("create", name, "-d", driver, "--subnet", subnet, *where, *isolated)
+        site.run("web", "--network", name, command=tuple(SERVER.split()))
+        site.run("client", "--network", name)
+        (web,) = [a for a in site.inside("web", "ip -4 addr show eth0").split() if a.endswith("/24")]
+        request = f"echo 'GET / HTTP/1.0\r\n\r' | nc -w 1 {web.partition('/')[0]} 80 || true"
+        assert ("hello from inside" in site.inside("client", request)) == (not isolated)
+        for id in ("web", "client"):
+            site.ocirt("delete", "--force", id)
+        site.network("rm", name)
+
+
+def test_a_network_that_cannot_work_can_be_removed(site: Site) -> None:
+    site.network("create", "red", "-o", 'ipam={"type": "nonsense"}')
+    failed = site.ocirt("run", "-d", "-b", site.bundle("true"), "--network", "red", "x", check=False)
+    assert "failed to find plugin 'nonsense'" in failed.stderr
+    removed = site.network("rm", "red")
+    assert (removed.stdout, "failed to find plugin 'nonsense'" in removed.stderr) == ("red\n", True)
+    assert list(site.networks.iterdir()) == []
+
+
+def test_actions_that_take_no_name_say_so(site: Site) -> None:
+    for action in ("ls", "reload"):
+        failed = site.network(action, "red", check=False)
+        assert (failed.returncode, "takes no name, but 'red' is given" in failed.stderr) == (1, True)

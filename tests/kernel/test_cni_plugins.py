@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from ocirt.cni.invoke import invoke
+from ocirt.cni.plugins import host_device
 from ocirt.cni.request import Request
 from ocirt.errors import Error
 from tests.harness.waiting import eventually
 from tests.kernel.netlab import Namespace, ask, ask_udp
-from tests.kernel.test_cni_bridge import NOTHING, PORTMAP, Lab
+from tests.kernel.test_cni_bridge import NOTHING, PORTMAP, Lab, ip_of
 
 
 @pytest.fixture
@@ -102,6 +103,18 @@ def test_macvlan_is_on_the_wire(lab: Lab, mode: str) -> None:
         lab.client.status(lab.network({"type": "macvlan", "master": "nope"}))
 
 
+def test_macvlan_deletes_its_interface_when_its_ipam_plugin_fails(lab: Lab) -> None:
+    plugin = {"type": "macvlan", "master": "wire", "ipam": ipam(lab, "192.0.2.0/24")}
+    lab.add(lab.network(plugin), "web")
+    config = {**plugin, "cniVersion": "1.1.0", "name": "net1", "ipam": {"type": "nonsense"}}
+    request = Request("DEL", config, container="web", netns=lab.containers["web"].path, ifname="eth0")
+    with lab.host.inside(), pytest.raises(Error, match="failed to find plugin 'nonsense'"):
+        invoke(request)
+    assert [i["ifname"] for i in lab.containers["web"].ip("link")] == ["lo"]
+    lab.delete(lab.network(plugin), "web")
+    assert lab.left() == NOTHING
+
+
 def test_host_device_comes_back_under_its_name(lab: Lab) -> None:
     lab.host.sh("ip link add dev7 type veth peer name far7; ip link set far7 up; ip addr add 10.7.0.1/24 dev far7")
     static = {"type": "static", "addresses": [{"address": "10.7.0.2/24", "gateway": "10.7.0.1"}]}
@@ -118,6 +131,35 @@ def test_host_device_comes_back_under_its_name(lab: Lab) -> None:
     assert lab.host.ip("link", "show", "dev", "dev7")[0]["ifname"] == "dev7"
     assert [i["ifname"] for i in lab.containers["web"].ip("link")] == ["lo"]
     lab.delete(network, "web")
+
+
+@pytest.mark.parametrize("place", ["hwaddr", "net", "virtio3/net", "deviceID"])
+def test_host_device_by_other_names(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    lab.host.sh("ip link add dev7 address 02:00:00:00:0a:07 type veth peer name far7")
+    monkeypatch.setattr(host_device, "_PCI", str(tmp_path / "pci"))
+    inside = "net" if place in ("hwaddr", "deviceID") else place
+    (tmp_path / "pci" / "0000:00:07.0" / inside / "dev7").mkdir(parents=True)
+    key: dict[str, Any] = {"hwaddr": "02:00:00:00:0A:07"} if place == "hwaddr" else {"pciBusID": "0000:00:07.0"}
+    if place == "deviceID":
+        key = {"pciBusID": "0000:00:09.0", "capabilities": {"deviceID": True}}
+    network = lab.network({"type": "host-device", **key})
+    lab.add(network, "web", deviceID="0000:00:07.0")
+    assert [i["ifname"] for i in lab.containers["web"].ip("link")] == ["lo", "eth0"]
+    lab.check(network, "web")
+    lab.delete(network, "web")
+    assert lab.host.ip("link", "show", "dev", "dev7")[0]["ifname"] == "dev7"
+
+
+def test_a_device_that_a_program_drives_is_not_moved(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_device, "_PCI", str(tmp_path / "pci"))
+    (tmp_path / "pci" / "0000:00:07.0").mkdir(parents=True)
+    (tmp_path / "pci" / "0000:00:07.0" / "driver").symlink_to("../../drivers/vfio-pci")
+    network = lab.network({"type": "host-device", "pciBusID": "0000:00:07.0", "ipam": ipam(lab, "10.88.0.0/16")})
+    result = lab.add(network, "web")
+    assert (ip_of(result), result.interfaces) == ("10.88.0.2", [])
+    lab.check(network, "web")
+    lab.delete(network, "web")
+    assert lab.left() == NOTHING
 
 
 def test_static_addresses_from_every_source(lab: Lab) -> None:
@@ -177,6 +219,20 @@ def test_tuning(lab: Lab) -> None:
     assert lab.left() == NOTHING
 
 
+def test_tuning_switches_off_as_well(lab: Lab) -> None:
+    tuning = {"type": "tuning", "dataDir": str(lab.directory / "tuning")}
+    on, off = {"allmulti": True, "txQLen": 77, **tuning}, {"allmulti": False, "txQLen": 0, **tuning}
+    network = lab.network(lab.bridge(), on, off)
+    lab.add(network, "web")
+    inside = lab.containers["web"]
+    (link,) = inside.ip("link", "show", "dev", "eth0")
+    assert ("ALLMULTI" in link["flags"], link.get("txqlen", 0)) == (False, 0)
+    with pytest.raises(Error, match="all-multicast mode of eth0 is False, expected True"):
+        lab.check(network, "web")
+    lab.delete(network, "web")
+    assert lab.left() == NOTHING
+
+
 @pytest.mark.parametrize(
     "key", ["kernel.hostname", "net.../kernel.hostname", "net/../kernel/hostname", "net..x", "vm.swappiness"]
 )
@@ -227,6 +283,9 @@ def test_bandwidth_limits_both_directions(lab: Lab) -> None:
         lab.check(network, "slow")
     lab.delete(network, "slow")
     lab.delete(network, "free")
+    assert lab.left() == NOTHING
+    with pytest.raises(Error, match=r"unshapedSubnets .*limits hold for all addresses"):
+        lab.add(network, "wrong", bandwidth={**limit, "unshapedSubnets": ["10.0.0.0/8"]})
     assert lab.left() == NOTHING
     with pytest.raises(Error, match="both must be set, or none"):
         lab.add(lab.network(lab.bridge(), {"type": "bandwidth", "ingressRate": 1}), "wrong")

@@ -226,6 +226,9 @@ def test_modes_host_none_and_joined(site: Site) -> None:
     site.run("alone", "--network", "none")
     site.run("host", "--network", "host")
     assert "10.87.0.2/16" in site.inside("two", "ip addr show eth0")
+    for name in ("hosts", "resolv.conf"):
+        assert site.inside("two", f"cat /etc/{name}") == site.inside("one", f"cat /etc/{name}") != ""
+    assert "10.87.0.2" in site.inside("two", "nslookup one.bridge")
     assert site.inside("alone", "ip -o link").count("\n") == 1
     assert "wire" in site.inside("host", "ip -o link")
     bad = site.ocirt("run", "-d", "-b", site.bundle("true"), "--network", "container:nope", "x", check=False)
@@ -336,8 +339,38 @@ def test_port_mappings_as_users_write_them(text: str, expected: list[dict[str, A
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "0", "65536", "80:", "1-2:3", "2-1", "80/icmp", "300.0.0.1:80:80", "a:b:c:d", "-1", "８０"]
+    "text",
+    [
+        *("", "x", "0", "65536", "80:", "1-2:3", "2-1", "80/icmp", "300.0.0.1:80:80", "a:b:c:d", "-1", "８０"),
+        *("8_0", " 80", "+80", "80-", "80 "),
+    ],
 )
 def test_what_is_no_port_mapping_is_named(text: str) -> None:
     with pytest.raises(InvalidConfig, match="invalid port mapping"):
         attach.parse_port(text)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"dns": ["nonsense"]}, "invalid name server 'nonsense' .must be an IP address"),
+        ({"dns": ["1.1.1.1\nsearch evil"]}, "invalid name server"),
+        ({"dns_search": ["a b"]}, "invalid search domain 'a b' .letters, digits"),
+        ({"dns_option": ["ndots:1\nnameserver 6.6.6.6"]}, "invalid option of resolv.conf"),
+        ({"aliases": ["x\n1.2.3.4 evil"]}, "invalid network alias"),
+        ({"wanted": ["host"], "aliases": ["x"]}, "'host' can't be combined with"),
+        ({"wanted": ["none"], "dns": ["1.1.1.1"]}, "'none' can't be combined with"),
+    ],
+)
+def test_what_would_be_another_line_is_refused(flags: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(InvalidConfig, match=message):
+        attach.parse(**{"wanted": ["bridge"], **flags})  # type: ignore[arg-type]
+
+
+def test_what_is_a_name_is_taken() -> None:
+    wish = attach.parse(
+        ["bridge"], dns=["fd00::1"], dns_search=["example.org", "."], dns_option=["ndots:2"], aliases=["db_1.x"]
+    )
+    assert wish is not None
+    assert wish.dns == {"servers": ["fd00::1"], "searches": ["example.org", "."], "options": ["ndots:2"]}
+    assert wish.aliases == ["db_1.x"]

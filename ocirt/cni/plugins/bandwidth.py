@@ -6,7 +6,7 @@ import os
 
 from ocirt.cni import protocol, table
 from ocirt.cni.plugins import links
-from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, NOT_AVAILABLE, CNIError
+from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, NOT_AVAILABLE, UNSUPPORTED_FIELD, CNIError
 from ocirt.errors import Error, Undo
 from ocirt.linux import netlink_route as route
 from ocirt.linux.netlink import ENODEV
@@ -41,6 +41,13 @@ class _Limits:
         where = ""
         if not any(protocol.get(source, k) for k in ("ingressRate", "ingressBurst", "egressRate", "egressBurst")):
             source, where = protocol.table(request.runtime, "bandwidth", "runtimeConfig"), "runtimeConfig.bandwidth"
+        for key in ("unshapedSubnets", "shapedSubnets"):
+            if protocol.array(source, key, where) or protocol.array(request.config, key):
+                raise CNIError(
+                    UNSUPPORTED_FIELD,
+                    f"{key} {protocol.get(source, key)!r}",
+                    "limits hold for all addresses; leave it out",
+                )
         self.ingress = protocol.integer(source, "ingressRate", 0, where)
         self.ingress_burst = protocol.integer(source, "ingressBurst", 0, where)
         self.egress = protocol.integer(source, "egressRate", 0, where)

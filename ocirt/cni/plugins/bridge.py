@@ -65,53 +65,63 @@ class _Config:
             raise CNIError(INVALID_CONFIG, "cannot use IPAM when disableContainerInterface is set")
 
 
+def check_keys(request: Request) -> None:
+    """CNIError for a configuration that every call would refuse."""
+    _Config(request)
+
+
 def add(request: Request) -> Result:
     """Connect the container; what was made is taken back if a step fails."""
     config = _Config(request)
-    with request.sandbox() as sandbox, Undo() as undo:
+    with (
+        request.sandbox() as sandbox,
+        route.open_route() as host,
+        route.open_route(sandbox.fd) as inside,
+        Undo() as undo,
+    ):
+        links.refuse_taken(inside, request.ifname)
         result = Result()
         if ipam.type_of(request) and not ipam.comes_late(request):
             result = ipam.add(request)
             undo.add("release the addresses", lambda: ipam.forward(request, "DEL"))
-        with route.open_route() as host, route.open_route(sandbox.fd) as inside:
-            bridge = _ensure_bridge(host, config)
-            gateway = bridge
-            if config.gateway and not ipam.comes_late(request):
-                gateway = config.port.gateway_link(host, bridge)
-                _make_gateway(host, gateway, config, result)
-            name = links.host_name(request)
-            undo.add("delete the pair", lambda: links.delete_on_host(name))
-            _make_pair(request, host, inside, config, bridge, sandbox.fd, name)
-            link = route.link(inside, request.ifname)
-            port = route.link(host, name)
-            if link is None or port is None:
-                raise CNIError(INTERNAL, f"the pair {name}, {request.ifname} went away while it was set up")
-            if ipam.comes_late(request):
-                inside.request(route.set_link(route.Change().up(), f"{request.ifname} (up)", link.index))
-                _wait_for_port(host, name)
-                result = ipam.add(request)
-                undo.add("release the addresses", lambda: ipam.forward(request, "DEL"))
-            ipam.own_dns(request, result)
-            result.interfaces = [
-                {"name": config.bridge, "mac": bridge.mac, "mtu": bridge.mtu},
-                {"name": name, "mac": port.mac, "mtu": port.mtu},
-                {"name": request.ifname, "mac": link.mac, "mtu": link.mtu, "sandbox": request.netns},
-            ]
-            if gateway is not bridge:
-                result.interfaces.append({"name": gateway.name, "mac": gateway.mac, "mtu": gateway.mtu})
-            for ip in result.ips:
-                ip["interface"] = 2
-            config.port.set(host, bridge, port, request, link.mac)
-            undo.add("drop the spoof check", lambda: config.port.unset(request))
-            if not config.disabled:
-                with doing(f"configure {request.ifname}"):
-                    links.prepare(sandbox.fd, request.ifname, result, dad=config.dad)
-                    links.configure(inside, link.index, result, 2, dad=config.dad)
-            if config.masquerade:
-                undo.add("stop masquerading", lambda: links.unmasquerade(request, result))
-                links.masquerade(request, result)
-            if not config.disabled:
-                _wait_for_port(host, name)
+        bridge = _ensure_bridge(host, config)
+        gateway = bridge
+        if config.gateway and not ipam.comes_late(request):
+            gateway = config.port.gateway_link(host, bridge)
+            _make_gateway(host, gateway, config, result)
+        name = links.host_name(request)
+        undo.add("delete the pair", lambda: links.delete_on_host(name))
+        _make_pair(request, host, inside, config, bridge, sandbox.fd, name)
+        link = route.link(inside, request.ifname)
+        port = route.link(host, name)
+        if link is None or port is None:
+            raise CNIError(INTERNAL, f"the pair {name}, {request.ifname} went away while it was set up")
+        if ipam.comes_late(request):
+            inside.request(route.set_link(route.Change().up(), f"{request.ifname} (up)", link.index))
+            _wait_for_port(host, name)
+            result = ipam.add(request)
+            undo.add("release the addresses", lambda: ipam.forward(request, "DEL"))
+        ipam.own_dns(request, result)
+        result.interfaces = [
+            {"name": config.bridge, "mac": bridge.mac, "mtu": bridge.mtu},
+            {"name": name, "mac": port.mac, "mtu": port.mtu},
+            {"name": request.ifname, "mac": link.mac, "mtu": link.mtu, "sandbox": request.netns},
+        ]
+        if gateway is not bridge:
+            result.interfaces.append({"name": gateway.name, "mac": gateway.mac, "mtu": gateway.mtu})
+        for ip in result.ips:
+            ip["interface"] = 2
+        config.port.set(host, bridge, port, request, link.mac)
+        undo.add("drop the spoof check", lambda: config.port.unset(request))
+        if not config.disabled:
+            with doing(f"configure {request.ifname}"):
+                links.prepare(sandbox.fd, request.ifname, result, dad=config.dad)
+                links.configure(inside, link.index, result, 2, dad=config.dad)
+        if config.masquerade:
+            undo.add("stop masquerading", lambda: links.unmasquerade(request, result))
+            links.masquerade(request, result)
+        if not config.disabled:
+            _wait_for_port(host, name)
     return result
 
 
@@ -123,6 +133,7 @@ def _ensure_bridge(host: Socket, config: _Config) -> Link:
         change = route.Change().name(config.bridge).mtu(config.mtu).mac(links.random_mac()).up()
         host.request(route.new_link(change.kind("bridge"), config.bridge), accept=(EEXIST,))
         links.write_sysctl(f"net/ipv6/conf/{config.bridge}/accept_ra", "0", missing_ok=True)
+        links.use_link_local_at_once(config.bridge)
         found = route.link(host, config.bridge)
     if found is None or found.kind != "bridge":
         raise CNIError(INTERNAL, f"{config.bridge!r} already exists but is not a bridge")

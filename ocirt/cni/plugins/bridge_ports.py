@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ocirt.cni.request import Request
+    from ocirt.cni.result import Result
     from ocirt.linux.netlink import Socket
     from ocirt.linux.netlink_route import Link
 
@@ -74,6 +75,7 @@ class Port:
         if route.link(host, name) is None:
             self._make_gateway_link(host, bridge, name)
             links.write_sysctl(f"net/ipv6/conf/{name}/accept_ra", "0", missing_ok=True)
+            links.use_link_local_at_once(name)
         found = route.link(host, name)
         if found is not None and found.kind == "vlan" and found.peer == bridge.index:
             host.request(
@@ -222,6 +224,15 @@ def _check_source(port: str, mac: str, comment: str) -> None:
                 if other.errno != EEXIST:
                     raise
             nft.commit(socket, messages)
+
+
+def restore(socket: Socket, owner: table.Owner, result: Result) -> None:
+    """Check the port's source addresses again after a flushed ruleset; nothing if they are still checked."""
+    if any(e.comment == owner.comment for e in nft.elements(socket, nft.BRIDGE, table.NAME, "allowed")):
+        return
+    for item in result.interfaces:
+        if item["name"] == owner.ifname and item.get("sandbox"):
+            _check_source(links.host_name(owner), item["mac"], owner.comment)
 
 
 def _drop(mine: Callable[[str], bool]) -> None:

@@ -44,7 +44,7 @@ def _config(request: Request) -> tuple[str, str]:
         raise CNIError(
             UNSUPPORTED_FIELD, f"firewalldZone {zone!r}", "firewalld leaves the plugin's tables alone; leave it out"
         )
-    if chain and protocol.string(request.config, "backend") != "iptables":
+    if chain and protocol.string(request.config, "backend") not in ("", "iptables"):
         raise CNIError(
             UNSUPPORTED_FIELD,
             f"iptablesAdminChainName {chain!r} needs iptables",
@@ -58,7 +58,7 @@ def _config(request: Request) -> tuple[str, str]:
     backend = protocol.string(request.config, "backend")
     if backend not in _BACKENDS:
         raise CNIError(INVALID_CONFIG, f"unrecognized firewall backend {backend!r}", "must be nftables or iptables")
-    return policy or "open", backend or "nftables"
+    return policy or "open", backend or ("iptables" if chain else "nftables")
 
 
 def _elements(owner: Owner, result: Result, policy: str) -> dict[int, dict[str, list[nft.Element]]]:

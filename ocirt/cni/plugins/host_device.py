@@ -21,17 +21,37 @@ if TYPE_CHECKING:
 __all__ = ["VERSIONS", "add", "check", "delete", "gc", "status"]
 
 
+_PCI = "/sys/bus/pci/devices"
+#: Drivers of programs that drive a device by themselves (DPDK): the kernel has no interface for it.
+_USERSPACE = ("vfio-pci", "uio_pci_generic", "igb_uio")
+
+
+def _pci_address(request: Request) -> str:
+    """`pciBusID` or the runtime's deviceID, "" without."""
+    pci = protocol.string(request.runtime, "deviceID") or protocol.string(request.config, "pciBusID")
+    if "/" in pci or pci in (".", ".."):
+        raise CNIError(INVALID_CONFIG, f"invalid PCI address {pci!r}", "must be like 0000:00:1f.6")
+    return pci
+
+
+def _is_a_programs(request: Request) -> bool:
+    """Is the PCI device one that a program in the container drives, so that there is nothing to move?"""
+    pci = _pci_address(request)
+    try:
+        return bool(pci) and os.path.basename(os.readlink(f"{_PCI}/{pci}/driver")) in _USERSPACE
+    except OSError:
+        return False
+
+
 def _device(request: Request, host: Socket) -> Link:
     """The interface that `device`, `hwaddr`, `kernelpath`, `pciBusID` or the runtime's deviceID says."""
     config = request.config
-    pci = protocol.string(request.runtime, "deviceID") or protocol.string(config, "pciBusID")
+    pci = _pci_address(request)
     name = protocol.string(config, "device")
     mac = protocol.string(config, "hwaddr").lower()
     path = protocol.string(config, "kernelpath")
     if pci:
-        if "/" in pci:
-            raise CNIError(INVALID_CONFIG, f"invalid PCI address {pci!r}")
-        name = _only_entry(f"/sys/bus/pci/devices/{pci}/net")
+        name = _only_entry(_net_of(f"{_PCI}/{pci}"))
     elif path:
         if not path.startswith("/sys/devices/") or ".." in path.split("/"):
             raise CNIError(INVALID_CONFIG, f"kernel device path {path!r} must be absolute and in /sys/devices")
@@ -48,6 +68,18 @@ def _device(request: Request, host: Socket) -> Link:
     return link
 
 
+def _net_of(device: str) -> str:
+    """The directory with a PCI device's interfaces: a virtio device is another one below it."""
+    if not os.path.isdir(f"{device}/net"):
+        try:
+            for name in sorted(os.listdir(device)):
+                if name.startswith("virtio") and os.path.isdir(f"{device}/{name}/net"):
+                    return f"{device}/{name}/net"
+        except OSError:
+            pass  # the error is about the device's own
+    return f"{device}/net"
+
+
 def _only_entry(directory: str) -> str:
     try:
         names = sorted(os.listdir(directory))
@@ -60,6 +92,10 @@ def _only_entry(directory: str) -> str:
 
 def add(request: Request) -> Result:
     """Move the interface; its name on the host stands in its alias meanwhile."""
+    if _is_a_programs(request):
+        result = ipam.add(request) if ipam.type_of(request) else Result()
+        ipam.own_dns(request, result)
+        return result
     with request.sandbox() as sandbox, Undo() as undo:
         result = Result()
         with route.open_route() as host, route.open_route(sandbox.fd) as inside:
@@ -123,6 +159,8 @@ def check(request: Request) -> None:
     """Is everything as `request.previous` says?"""
     ipam.forward(request)
     assert request.previous is not None
+    if _is_a_programs(request):
+        return
     with request.sandbox() as sandbox, route.open_route(sandbox.fd) as inside:
         links.check_interface(request, inside, request.previous)
 
@@ -134,6 +172,7 @@ def gc(request: Request, valid: frozenset[tuple[str, str]]) -> None:
 
 def status(request: Request) -> None:
     """CNIError (50) if the device isn't on the host."""
-    with route.open_route() as host:
-        _device(request, host)
+    if not _is_a_programs(request):
+        with route.open_route() as host:
+            _device(request, host)
     ipam.forward(request)

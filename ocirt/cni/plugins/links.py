@@ -35,7 +35,7 @@ def owner(request: Request) -> Owner:
     return Owner(request.network, request.container, request.ifname)
 
 
-def host_name(request: Request, prefix: str = "veth") -> str:
+def host_name(of: Request | Owner, prefix: str = "veth") -> str:
     """The host's end of the attachment's pair.
 
     Made from the ids alone: DEL finds it when namespace, cache and result are
@@ -43,7 +43,7 @@ def host_name(request: Request, prefix: str = "veth") -> str:
     """
     from zlib import adler32, crc32
 
-    data = f"{request.network}/{request.container}/{request.ifname}".encode()
+    data = f"{of.network}/{of.container}/{of.ifname}".encode()
     return f"{prefix}{crc32(data):08x}{adler32(data) & 0xFFF:03x}"
 
 
@@ -92,6 +92,16 @@ def read_sysctl(path: str) -> str:
             return file.read(4096).decode().strip()
     except OSError as error:
         raise CNIError(INTERNAL, f"could not read sysctl {path}", error.strerror or "") from error
+
+
+def use_link_local_at_once(name: str) -> None:
+    """Have the host's interface look for no duplicate of its link-local address, before it has a carrier.
+
+    While it does, the kernel asks for no neighbour behind the interface on
+    behalf of others: what is forwarded to the first container of a bridge, or
+    to any of ptp's, is lost for a second or two.
+    """
+    write_sysctl(f"net/ipv6/conf/{name}/accept_dad", "0", missing_ok=True)
 
 
 def enable_forwarding(families: Iterable[int]) -> None:
@@ -322,6 +332,15 @@ def delete_stale(belongs: Any, keep: frozenset[str]) -> None:
         )
         everything = route.Change().attribute(u32(route.IFLA_GROUP, group)).pack()
         host.request(Message(route.RTM_DELLINK, 0, everything, "RTM_DELLINK (group)"), accept=(ENODEV,))
+
+
+def refuse_taken(inside: Socket, ifname: str) -> None:
+    """CNIError if the container has an interface of the name: asked before anything is made, so that nothing is undone.
+
+    Whoever attaches an attachment twice must not lose what the first time made.
+    """
+    if route.link(inside, ifname) is not None:
+        raise CNIError(INTERNAL, f"container interface name {ifname!r} already exists")
 
 
 def taken(error: Error, inside: Socket, ifname: str) -> Error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ocirt.cni import protocol
 from ocirt.cni.plugins import ipam, links
 from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, NOT_AVAILABLE, VERSIONS, CNIError
+from ocirt.cni.request import run_all
 from ocirt.cni.result import Result
 from ocirt.errors import Error, Undo
 from ocirt.linux import netlink_route as route
@@ -50,44 +51,46 @@ def add(request: Request) -> Result:
     mode = _mode(request)
     mtu = links.wanted_mtu(request)
     queue = protocol.integer(request.config, "bcqueuelen")
-    with request.sandbox() as sandbox, Undo() as undo:
+    with (
+        request.sandbox() as sandbox,
+        route.open_route() as host,
+        route.open_route(sandbox.fd) as inside,
+        Undo() as undo,
+    ):
+        links.refuse_taken(inside, request.ifname)
         result = Result()
         if ipam.type_of(request) and not ipam.comes_late(request):
             result = ipam.add(request)
             undo.add("release the addresses", lambda: ipam.forward(request, "DEL"))
-        with route.open_route() as host, route.open_route(sandbox.fd) as inside:
-            where = inside if protocol.truth(request.config, "linkInContainer") else host
-            master = _master(request, where)
-            if mtu > master.mtu:
-                raise CNIError(
-                    INVALID_CONFIG, f"invalid MTU {mtu}", f"must be at most that of {master.name}, {master.mtu}"
-                )
-            data = [u32(_MODE, mode)]
-            if queue:
-                data.append(u32(_QUEUE_LENGTH, queue))
-            change = route.Change().name(request.ifname).mtu(mtu or master.mtu).mac(request.wanted_mac())
-            change.attribute(u32(route.IFLA_LINK, master.index)).netns(sandbox.fd).kind("macvlan", *data)
-            try:
-                where.request(route.new_link(change, f"{request.ifname} (on {master.name})"))
-            except Error as error:
-                raise links.taken(error, inside, request.ifname) from error
-            undo.add("delete the interface", lambda: links.delete_inside(request, "macvlan"))
-            link = route.link(inside, request.ifname)
-            if link is None:
-                raise CNIError(INTERNAL, f"interface {request.ifname} went away while it was set up")
-            if ipam.comes_late(request):
-                inside.request(route.set_link(route.Change().up(), f"{request.ifname} (up)", link.index))
-                result = ipam.add(request)
-                undo.add("release the addresses", lambda: ipam.forward(request, "DEL"))
-            ipam.own_dns(request, result)
-            links.configure_only(request, sandbox.fd, inside, link, result)
+        where = inside if protocol.truth(request.config, "linkInContainer") else host
+        master = _master(request, where)
+        if mtu > master.mtu:
+            raise CNIError(INVALID_CONFIG, f"invalid MTU {mtu}", f"must be at most that of {master.name}, {master.mtu}")
+        data = [u32(_MODE, mode)]
+        if queue:
+            data.append(u32(_QUEUE_LENGTH, queue))
+        change = route.Change().name(request.ifname).mtu(mtu or master.mtu).mac(request.wanted_mac())
+        change.attribute(u32(route.IFLA_LINK, master.index)).netns(sandbox.fd).kind("macvlan", *data)
+        try:
+            where.request(route.new_link(change, f"{request.ifname} (on {master.name})"))
+        except Error as error:
+            raise links.taken(error, inside, request.ifname) from error
+        undo.add("delete the interface", lambda: links.delete_inside(request, "macvlan"))
+        link = route.link(inside, request.ifname)
+        if link is None:
+            raise CNIError(INTERNAL, f"interface {request.ifname} went away while it was set up")
+        if ipam.comes_late(request):
+            inside.request(route.set_link(route.Change().up(), f"{request.ifname} (up)", link.index))
+            result = ipam.add(request)
+            undo.add("release the addresses", lambda: ipam.forward(request, "DEL"))
+        ipam.own_dns(request, result)
+        links.configure_only(request, sandbox.fd, inside, link, result)
     return result
 
 
 def delete(request: Request) -> None:
     """Release the addresses; the interface goes with the namespace, or now if that stays."""
-    ipam.forward(request)
-    links.delete_inside(request, "macvlan")
+    run_all(lambda: links.delete_inside(request, "macvlan"), lambda: ipam.forward(request))
 
 
 def check(request: Request) -> None:

@@ -53,10 +53,10 @@ class _Config:
     __slots__ = ("bridge", "local", "mtu", "peers", "port", "vni", "vxlan")
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self.vni = protocol.integer(config, "vni")
-        if not 1 <= self.vni < 1 << 24:
-            raise CNIError(INVALID_CONFIG, f"invalid vni {self.vni}", "must be 1 to 16777215")
+        self.vni = _vni(config)
         self.port = protocol.integer(config, "port", _PORT)
+        if not 1 <= self.port <= 65535:
+            raise CNIError(INVALID_CONFIG, f"invalid port {self.port}", "must be 1 to 65535")
         self.bridge = protocol.string(config, "bridge") or f"oco{self.vni}"
         self.vxlan = f"ocv{self.vni}"
         self.mtu = protocol.integer(config, "mtu")
@@ -76,6 +76,13 @@ class _Config:
     def family(self) -> int:
         """The address family of the hosts."""
         return _socket.AF_INET if len(self.local) == 4 else _socket.AF_INET6
+
+
+def _vni(config: dict[str, Any]) -> int:
+    vni = protocol.integer(config, "vni")
+    if not 1 <= vni < 1 << 24:
+        raise CNIError(INVALID_CONFIG, f"invalid vni {vni}", "must be 1 to 16777215")
+    return vni
 
 
 def _peers(value: Any) -> set[bytes]:
@@ -147,6 +154,12 @@ def _for_bridge(request: Request) -> Request:
     if not protocol.get(config, "bridge"):
         config["bridge"] = f"oco{protocol.integer(config, 'vni')}"
     return request.again(config=config)
+
+
+def check_keys(request: Request) -> None:
+    """CNIError for a configuration that every call would refuse, whatever the host's addresses and peers are."""
+    _vni(request.config)
+    bridge.check_keys(_for_bridge(request))
 
 
 def add(request: Request) -> Result:

@@ -17,7 +17,8 @@ from ocirt.linux import netlink_route as route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
     from ocirt.cni.ports import PortMapping
     from ocirt.cni.request import Request
@@ -32,6 +33,16 @@ _IPTABLES = "CNI-HOSTPORT-DNAT"  # the chain of all mapped ports, ours and the r
 _BACKENDS = ("nftables", "proxy", "iptables")
 
 
+#: Keys that are words of iptables: without a backend they choose it, as it is the reference plugin's own choice.
+_ONLY_IPTABLES = ("conditionsV4", "conditionsV6", "externalSetMarkChain")
+
+
+def backend_of(config: Mapping[str, Any]) -> str:
+    """The backend that the configuration says, or that its keys need."""
+    needs_iptables = any(protocol.get(config, key) for key in _ONLY_IPTABLES)
+    return protocol.string(config, "backend") or ("iptables" if needs_iptables else "nftables")
+
+
 class _Config:
     """The plugin's keys, checked."""
 
@@ -39,7 +50,7 @@ class _Config:
 
     def __init__(self, request: Request) -> None:
         config = request.config
-        self.backend = protocol.string(config, "backend") or "nftables"
+        self.backend = backend_of(config)
         if self.backend not in _BACKENDS:
             raise CNIError(INVALID_CONFIG, f"backend is {self.backend!r}", f"must be one of {', '.join(_BACKENDS)}")
         self.snat = protocol.truth(config, "snat", True)
@@ -55,7 +66,7 @@ class _Config:
                 raise CNIError(INVALID_CONFIG, f"externalSetMarkChain is {self.marking!r}", links.CHAIN)
             self.mark_bit = -1
         if self.backend != "iptables":
-            for key in ("conditionsV4", "conditionsV6", "externalSetMarkChain"):
+            for key in _ONLY_IPTABLES:
                 value = protocol.get(config, key)
                 if value:
                     raise CNIError(

@@ -26,7 +26,13 @@ def add(request: Request) -> Result:
     mtu = links.wanted_mtu(request)
     masquerade = protocol.truth(request.config, "ipMasq")
     links.masquerade_backend(request)
-    with request.sandbox() as sandbox, Undo() as undo:
+    with (
+        request.sandbox() as sandbox,
+        route.open_route() as host,
+        route.open_route(sandbox.fd) as inside,
+        Undo() as undo,
+    ):
+        links.refuse_taken(inside, request.ifname)
         result = ipam.add(request)
         undo.add("release the addresses", lambda: ipam.forward(request, "DEL"))
         if any("gateway" not in ip for ip in result.ips):
@@ -34,22 +40,22 @@ def add(request: Request) -> Result:
         ipam.own_dns(request, result)
         links.enable_forwarding(links.families(result))
         name = links.host_name(request)
-        with route.open_route() as host, route.open_route(sandbox.fd) as inside:
-            undo.add("delete the pair", lambda: links.delete_on_host(name))
-            _make_pair(request, host, inside, mtu, sandbox.fd, name)
-            near, far = route.link(inside, request.ifname), route.link(host, name)
-            if near is None or far is None:
-                raise CNIError(INTERNAL, f"the pair {name}, {request.ifname} went away while it was set up")
-            result.interfaces = [
-                {"name": name, "mac": far.mac, "mtu": far.mtu},
-                {"name": request.ifname, "mac": near.mac, "mtu": near.mtu, "sandbox": request.netns},
-            ]
-            for ip in result.ips:
-                ip["interface"] = 1
-            with doing(f"configure {request.ifname}"):
-                links.prepare(sandbox.fd, request.ifname, result)
-                inside.request(*_inside(result, near))
-            host.request(*_on_host(result, far), accept=(EEXIST,))
+        undo.add("delete the pair", lambda: links.delete_on_host(name))
+        _make_pair(request, host, inside, mtu, sandbox.fd, name)
+        links.use_link_local_at_once(name)
+        near, far = route.link(inside, request.ifname), route.link(host, name)
+        if near is None or far is None:
+            raise CNIError(INTERNAL, f"the pair {name}, {request.ifname} went away while it was set up")
+        result.interfaces = [
+            {"name": name, "mac": far.mac, "mtu": far.mtu},
+            {"name": request.ifname, "mac": near.mac, "mtu": near.mtu, "sandbox": request.netns},
+        ]
+        for ip in result.ips:
+            ip["interface"] = 1
+        with doing(f"configure {request.ifname}"):
+            links.prepare(sandbox.fd, request.ifname, result)
+            inside.request(*_inside(result, near))
+        host.request(*_on_host(result, far), accept=(EEXIST,))
         if masquerade:
             undo.add("stop masquerading", lambda: links.unmasquerade(request, result))
             links.masquerade(request, result)

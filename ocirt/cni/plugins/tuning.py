@@ -36,7 +36,8 @@ class _Config:
         self.directory = protocol.string(config, "dataDir") or _DATA_DIR
         self.mac = protocol.string(args, "mac") or request.wanted_mac()
         self.mtu = protocol.integer(args, "mtu") or links.wanted_mtu(request)
-        self.promiscuous: bool | None = _either(args, config, "promisc", bool)
+        # as in the reference plugin, false leaves this one as it is, and only this one
+        self.promiscuous: bool | None = _either(args, config, "promisc", bool) or None
         self.allmulti: bool | None = _either(args, config, "allmulti", bool)
         self.txqlen: int | None = _either(args, config, "txQLen", int)
         self.sysctl = _sysctls({**protocol.table(config, "sysctl"), **protocol.table(args, "sysctl")}, request.ifname)
@@ -51,7 +52,7 @@ def _either(args: dict[str, Any], config: dict[str, Any], key: str, kind: type) 
     value = protocol.typed(args, key, kind, None, "args.cni")
     if value is None:
         value = protocol.typed(config, key, kind, None)
-    return value or None  # false and 0 leave it as it is, as in the reference plugin
+    return value
 
 
 def _sysctls(wanted: dict[str, Any], ifname: str) -> dict[str, str]:
@@ -204,14 +205,14 @@ def check(request: Request) -> None:
     if link is None:
         raise CNIError(INTERNAL, f"interface {request.ifname} does not exist in the container")
     properties: tuple[tuple[str, object, object], ...] = (
-        ("MAC", config.mac.lower(), link.mac),
-        ("MTU", config.mtu, link.mtu),
+        ("MAC", config.mac.lower() or None, link.mac),
+        ("MTU", config.mtu or None, link.mtu),
         ("promiscuous mode", config.promiscuous, bool(link.promiscuity)),
         ("all-multicast mode", config.allmulti, bool(link.flags & route.IFF_ALLMULTI)),
         ("transmit queue length", config.txqlen, link.txqlen),
     )
     for name, wanted, there in properties:
-        if wanted and wanted != there:
+        if wanted is not None and wanted != there:
             raise CNIError(INTERNAL, f"{name} of {request.ifname} is {there}, expected {wanted}")
 
 

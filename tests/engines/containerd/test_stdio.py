@@ -337,6 +337,36 @@ def test_terminal(engine: Engine) -> None:
     task.leave()
 
 
+def test_logging_program_of_a_terminal(engine: Engine) -> None:
+    """`nerdctl run -d -t`: what the terminal says goes to the program."""
+    bundle = engine.bundle("tty; read line; echo got $line; exit 3")
+    bundle.process["terminal"] = True
+    stdin = engine.input()
+    task = engine.task(bundle=bundle)
+    task.create(stdin=str(stdin.path), stdout=f"binary://{logger(engine)}?a=b", terminal=True)
+    task.start()
+    logged(engine, "stdout: /dev/")
+    stdin.write(b"word\n")
+    assert task.wait() == 3
+    text = logged(engine, "stdout: got word")
+    assert "['a', 'b']" in text
+    assert task.delete().exit_status == 3
+    task.leave()
+
+
+@pytest.mark.shim_fails("runc", "it takes the URI for a fifo's path", run=False)
+def test_terminal_to_a_file(engine: Engine) -> None:
+    bundle = engine.bundle("tty")
+    bundle.process["terminal"] = True
+    task = engine.task(bundle=bundle)
+    task.create(stdout=f"file://{engine.place}/log", terminal=True)
+    task.start()
+    assert task.wait() == 0
+    task.delete()
+    assert (engine.place / "log").read_text().startswith("/dev/")
+    task.leave()
+
+
 def test_resize(engine: Engine) -> None:
     task, stdin, out = in_terminal(engine, "while read line; do stty size; done")
     task("ResizePty", width=91, height=33)
