@@ -263,6 +263,25 @@ def test_update_from_json(box: Box, place: Path, source: str) -> None:
     assert file(box.pid, "pids", "pids.max", "pids.max") == "33"
 
 
+@lacks("runc", "crun", what="an error: it succeeds and changes nothing", always=False)
+@pytest.mark.parametrize(
+    ("document", "hint"),
+    [
+        ({"ociVersion": "1.0.0", "linux": {"resources": {"pids": {"limit": 33}}}}, "`jq .linux.resources`"),
+        ({"resources": {"pids": {"limit": 33}}}, "`jq .resources`"),
+        ({"Pids": {"limit": 33}}, "those are blockIO, cpu, "),
+        ([{"pids": {}}], "must be a JSON object"),
+    ],
+)
+def test_update_from_json_of_something_else(box: Box, document: object, hint: str) -> None:
+    box.create_and_start("exec sleep 100")
+    result = box.runtime("update", "-r", "-", box.id, stdin=json.dumps(document), check=False)
+    assert result.rc == 1
+    assert "linux.resources" in result.err
+    assert hint in result.err
+    assert box.runtime("update", "-r", "-", box.id, stdin="{}").rc == 0
+
+
 @peer_fails("runc", "leaves the devices as they are")
 @peer_fails("crun", "leaves the devices as they are", always=False)
 def test_update_of_devices(box: Box) -> None:
