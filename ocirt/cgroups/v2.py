@@ -195,7 +195,7 @@ class V2(Cgroup):
             return posix.open(directory, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
 
     def _exec_directory(self, subs: list[str], init: int) -> str:
-        from ocirt.cgroups.making import split_sub
+        from ocirt.cgroups.making import split_sub, there
 
         if subs:
             if len(subs) > 1:
@@ -203,7 +203,7 @@ class V2(Cgroup):
             names, below = split_sub(subs[0])
             if names:
                 raise InvalidConfig(f"--cgroup: {subs[0]!r}: cgroup v2 has no hierarchies to name: give the path alone")
-            return self.directory + below
+            return there(self.directory + below, subs[0])
         if init and (self.below or files.read_or(self.directory + "/cgroup.subtree_control")):
             # no process may be beside cgroups that have controllers: go where the container's init went
             at = files.read_or(f"/proc/{init}/cgroup").rpartition("0::")[2]

@@ -417,6 +417,19 @@ def test_exec_into_a_cgroup_of_one_controller(below: Box) -> None:
     assert own["memory"] == below.linux["cgroupsPath"]
 
 
+@lacks("runc", "crun", what="the flag in the error", always=False)
+@pytest.mark.parametrize("sub", ["missing", "sub/missing", "pids:missing"])
+def test_exec_into_a_cgroup_that_there_is_not(below: Box, sub: str) -> None:
+    """Neither the process nor the cgroup is made; the error has the flag and its value."""
+    if UNIFIED and ":" in sub:
+        pytest.skip("cgroup v2 has no controllers to name")
+    result = below.exec("true", flags=("--cgroup", sub), check=False)
+    assert result.rc == 255
+    assert f"--cgroup {sub}: there is no cgroup /" in result.err
+    assert len(result.err.splitlines()) == 1
+    assert not any((directory / "missing").exists() for directory in hierarchies(below))
+
+
 @peer_fails("crun", "makes the cgroup, or goes where it leads", always=False)
 @pytest.mark.parametrize("path", ["../escape", "sub/../../escape", "missing"])
 def test_exec_into_a_cgroup_that_is_not_below(below: Box, path: str) -> None:
