@@ -334,7 +334,7 @@ class Systemd(Cgroup):
                 raise
             from ocirt.cgroups.making import split_sub
 
-            below = split_sub(subs[0])[1] if subs else ""
+            below = split_sub(subs[0])[1] if subs else getattr(self.inner, "below", "")
             with Bus(user=self.user) as bus:
                 bus.free(bus.call(MANAGER, "AttachProcessesToUnit", "ssau", self.unit, below, [pid]))
 

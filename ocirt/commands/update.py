@@ -71,8 +71,12 @@ def from_file(name: str) -> Mapping[str, Any]:
         found: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
         if found and not any(key in KEYS for key in found):
             # nothing would be changed, and nobody would be told
-            part = ".linux.resources" if "linux" in found else ".resources" if "resources" in found else ""
-            hint = f"give what it has as {part}, for example by `jq {part}`" if part else f"those are {', '.join(KEYS)}"
+            wanted = ".linux.resources" if "linux" in found else ".resources" if "resources" in found else ""
+            hint = (
+                f"give what it has as {wanted}, for example by `jq {wanted}`"
+                if wanted
+                else f"those are {', '.join(KEYS)}"
+            )
             raise InvalidConfig(f"no key of it is one of linux.resources in config.json ({hint})")
         return found
 
