@@ -235,14 +235,17 @@ def remove_log(log: str) -> None:
 
 
 def with_log(error: Error, log: str) -> Error:
-    """The error with what CRIU's log says of it."""
+    """The error with what CRIU's log says of it, and who may know more if CRIU gave no reason."""
+    hint = "`ocirt check` and `criu check` say what this host lacks"
     try:
         with open(log, encoding="utf-8", errors="replace") as file:
             wrong = [line.strip() for line in file if "Error (" in line]
     except OSError:
-        error.note("criu wrote no log: `ocirt check` and `criu check` say what this host lacks")
+        error.note(f"criu wrote no log: {hint}")
         return error
     for line in wrong[-3:]:
         error.note(line)
     error.note(f"see {log}")
+    if isinstance(error, criu.Unexplained):
+        error.note(hint)
     return error

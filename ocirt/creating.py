@@ -200,10 +200,6 @@ def _plan(id: str, bundle: Bundle, options: Options) -> Plan:
     plan.no_new_keyring = options.no_new_keyring
     plan.preserve_fds = options.preserve_fds
     plan.steps = steps.CREATE
-    if bundle.config.get("hooks"):
-        from ocirt import hooks
-
-        plan.run_hooks = hooks.run
     _pass_listen_fds(plan)
     if plan.process.get("terminal"):
         size = plan.process.get("consoleSize")
@@ -245,6 +241,8 @@ def _check(runtime: Runtime, plan: Plan, options: Options) -> Cgroup:
         step("find or compile the seccomp filter")
         plan.filter = seccomp.cached(profile, runtime.root, annotations=plan.config.get("annotations") or {})
         plan.keeps_sys_admin = not process.get("noNewPrivileges")
+    if plan.config.get("hooks"):
+        _prepare_hooks(plan)
     step("seal the interpreter")
     seal.choose(plan, runtime.argv)
     return cgroups.choose(
@@ -254,6 +252,14 @@ def _check(runtime: Runtime, plan: Plan, options: Options) -> Cgroup:
         rootless=runtime.rootless,
         annotations=plan.config.get("annotations") or {},
     )
+
+
+def _prepare_hooks(plan: Plan) -> None:
+    from ocirt import hooks
+
+    output = hooks.Output(plan.config.get("annotations"), plan.bundle)
+    plan.hook_files = output.descriptors()
+    plan.run_hooks = lambda kind, wanted, state, cwd: hooks.run(kind, wanted, state, cwd, output)
 
 
 def new_record(plan: Plan, bundle: Bundle) -> dict[str, Any]:
@@ -306,6 +312,7 @@ def _close_descriptors(plan: Plan) -> None:
         *plan.trees.values(),
         *plan.device_trees.values(),
         *plan.joined.values(),
+        *plan.hook_files,
     ):
         if fd >= 0:
             os.close(fd)
@@ -327,7 +334,7 @@ def _poststop(container: Container) -> None:
         state = dump_json(container.state(STOPPED, 0))
         from ocirt import hooks
 
-        failures = hooks.run_all("poststop", wanted, state, container.record["bundle"])
+        failures = hooks.run_poststop(wanted, state, container.record)
         if failures:
             raise failures[0]
 

@@ -91,6 +91,10 @@ def version(path: str) -> str:
     return f"{_int(fields, 1)}.{_int(fields, 2)}"
 
 
+class Unexplained(Error):
+    """CRIU failed and gave no reason."""
+
+
 class Service:
     """A criu process that serves us until the end of the with block.
 
@@ -143,7 +147,7 @@ class Service:
             except ConnectionResetError:
                 data, descriptors = b"", []
             if not data:
-                raise Error(f"{self.path} ended without an answer: `criu check` may say why")
+                raise Unexplained(f"{self.path} ended without an answer")
             answer = parse(data)
             if _int(answer, 1) == NOTIFY and kind != NOTIFY:
                 told = parse(answer.get(5, [b""])[-1])
@@ -159,14 +163,16 @@ class Service:
         try:
             self.socket.send(data, _socket.MSG_NOSIGNAL)
         except BrokenPipeError:
-            raise Error(f"{self.path} ended at once: `criu check` may say why") from None
+            raise Unexplained(f"{self.path} ended at once") from None
 
 
 def refused(answer: Mapping[int, list[Any]]) -> Error:
     """What a failed answer says."""
     number = _int(answer, 7)
-    text = _text(answer, 9) or (os.strerror(number).lower() if number else "no reason given")
-    return Error(f"criu failed: {text}", number)
+    text = _text(answer, 9)
+    if text:
+        return Error(f"criu failed: {text}", number)
+    return Unexplained(f"criu failed: {os.strerror(number).lower() if number else 'no reason given'}", number)
 
 
 def pack(options: Mapping[str, Any], fields: Mapping[str, int] = FIELDS) -> bytes:

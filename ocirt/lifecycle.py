@@ -357,8 +357,8 @@ def _run_poststop(container: Container) -> None:
     hooks = container.hooks("poststop")
     if hooks:
         from ocirt.bundle import dump_json
-        from ocirt.hooks import run_all
+        from ocirt.hooks import run_poststop
 
         state = dump_json(container.state(STOPPED))
-        for failure in run_all("poststop", hooks, state, container.record.get("bundle")):
+        for failure in run_poststop(hooks, state, container.record):
             log.warning(str(failure))

@@ -78,17 +78,19 @@ def _apply(plan: Plan, cgroup: Cgroup) -> None:
 def _cgroup_owner(plan: Plan) -> int | None:
     """The host uid that gets the cgroup, None for nobody (config-linux.md, Cgroup ownership).
 
-    Only if the container has a cgroup namespace of its own and mounts it writable.
+    Only if the container has a cgroup namespace of its own and mounts it writable, or asks by annotation.
     """
     if "cgroup" not in plan.new:
         return None
-    for mount in plan.config.get("mounts") or ():
+    asked = (plan.config.get("annotations") or {}).get("run.oci.delegate-cgroup")
+    for mount in () if asked else plan.config.get("mounts") or ():
         if mount["destination"] == "/sys/fs/cgroup" and mount.get("source") == "cgroup":
             if "ro" in (mount.get("options") or ()):
                 return None
             break
     else:
-        return None
+        if not asked:
+            return None
     uid = plan.user.get("uid", 0)
     if not plan.userns:
         return uid

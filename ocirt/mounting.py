@@ -48,7 +48,9 @@ def read(path: str) -> list[Any]:
     if isinstance(value, dict):
         members: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
         value = members.get("mounts")
-    if not isinstance(value, list) or not value:
+    if value == []:
+        raise InvalidConfig(f"{path}: the list of mounts is empty")
+    if not isinstance(value, list):
         raise InvalidConfig(f"{path}: a list of mounts is wanted, as in config.json")
     mounts: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
     return mounts

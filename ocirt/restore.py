@@ -273,7 +273,8 @@ class _Restoration:
         for kind in kinds:
             if wanted.get(kind):
                 state = dump_json(self.container.state("running" if kind == "poststart" else "creating", pid))
-                hooks.run(kind, wanted[kind], state, self.bundle.path)
+                with hooks.Output(self.config.get("annotations"), self.bundle.path) as output:
+                    hooks.run(kind, wanted[kind], state, self.bundle.path, output)
 
     def _hand_over(self, master: int) -> None:
         """The terminal's other end goes where create would have sent it."""

@@ -38,7 +38,7 @@ def load(record: dict[str, Any]) -> Cgroup:
     if manager == "v2":
         from ocirt.cgroups.v2 import V2
 
-        return V2(record["mountpoint"], record["path"], record["kept"])
+        return V2(record["mountpoint"], record["path"], record["kept"], below=record.get("below") or "")
     if manager == "systemd":
         from ocirt.cgroups.systemd import Systemd
 

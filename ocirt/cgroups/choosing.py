@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 #: to the container's: half a MiB. It costs the wait for a move between cgroups.
 SMALL = 8 << 20
 FIELD = "linux.cgroupsPath"
+#: Annotation: a cgroup below the container's that its processes are in, and that is theirs.
+DELEGATE = "run.oci.delegate-cgroup"
 MANAGERS = ("cgroupfs", "systemd", "disabled")
 
 
@@ -41,11 +43,15 @@ def choose(
         from ocirt.cgroups.systemd import choose as choose_systemd
 
         resources = conversions.section(linux, "resources")
-        return choose_systemd(mounted, wanted, id, resources=resources, rootless=rootless, annotations=annotations)
+        below = delegated(annotations, mounted)
+        return choose_systemd(
+            mounted, wanted, id, resources=resources, rootless=rootless, annotations=annotations, below=below
+        )
     parts = files.clean(wanted or id, FIELD)
     if not parts:
         raise InvalidConfig(f"{FIELD}: {wanted!r} is the root cgroup; a container needs one of its own")
     path = "".join("/" + part for part in parts)
+    below = delegated(annotations, mounted)
     if len(mounted) == 1 and mounted[0][0] == "":
         from ocirt.cgroups.v2 import V2
 
@@ -53,13 +59,29 @@ def choose(
         if rootless and not wanted.startswith("/"):
             path = _delegated() + path
         limit = conversions.section(conversions.section(linux, "resources"), "memory").get("limit") or 0
-        return V2(mountpoint, path, existing(mountpoint, path), optional=rootless, late=0 < limit < SMALL)
+        kept = existing(mountpoint, path + below)
+        return V2(mountpoint, path, kept, optional=rootless, late=0 < limit < SMALL, below=below)
     from ocirt.cgroups.v1 import V1
 
     return V1(
         [(controllers, mountpoint, path, existing(mountpoint, path)) for controllers, mountpoint in mounted],
         optional=rootless,
     )
+
+
+def delegated(annotations: Mapping[str, str], mounted: list[tuple[str, str]]) -> str:
+    """The path below the container's cgroup that the annotation names, "" for none."""
+    name = annotations.get(DELEGATE)
+    if not name:
+        return ""
+    if len(mounted) != 1 or mounted[0][0]:
+        raise Unsupported(f"the annotation {DELEGATE}: delegation is safe with cgroup v2 alone")
+    return subgroup(name, DELEGATE)
+
+
+def subgroup(name: str, annotation: str) -> str:
+    """The value of an annotation as "/path"; raises InvalidConfig."""
+    return "".join("/" + part for part in files.clean(name, f"the annotation {annotation}"))
 
 
 def _is_for_systemd(path: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import posix as os
 
 from ocirt.cgroups import files
+from ocirt.errors import Error
 from ocirt.linux.oslike import isdir
 
 
@@ -57,6 +58,13 @@ def split_sub(sub: str) -> tuple[list[str], str]:
     names, separator, path = sub.rpartition(":")
     parts = files.clean(path, "--cgroup")
     return (names.split(",") if separator else []), "".join("/" + part for part in parts)
+
+
+def there(directory: str, sub: str) -> str:
+    """The directory; Error if there is none: `sub` is what named it."""
+    if not os.access(directory, os.F_OK):
+        raise Error(f"--cgroup {sub}: there is no cgroup {directory}", files.ENOENT)
+    return directory
 
 
 def make_usable(mountpoint: str, path: str) -> None:

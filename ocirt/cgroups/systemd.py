@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ocirt.cgroups.systemd_properties import Property
 
 FIELD = "linux.cgroupsPath"
+#: Annotation: the cgroup below the scope that the processes are in.
+SUBGROUP = "run.oci.systemd.subgroup"
 NAME = "org.freedesktop.systemd1"
 MANAGER = (NAME, "/org/freedesktop/systemd1", NAME + ".Manager")
 PROPERTIES = (NAME, "/org/freedesktop/systemd1", "org.freedesktop.DBus.Properties")
@@ -38,8 +40,12 @@ def choose(
     resources: Mapping[str, Any],
     rootless: bool,
     annotations: Mapping[str, str],
+    below: str = "",
 ) -> Systemd:
-    """The scope that cgroupsPath (`slice:prefix:name`) stands for; raises InvalidConfig."""
+    """The scope that cgroupsPath (`slice:prefix:name`) stands for; raises InvalidConfig.
+
+    below  where the processes are below it, and below what an annotation says
+    """
     slice, prefix, name = "", "ocirt", id
     if wanted:
         parts = wanted.split(":")
@@ -58,7 +64,15 @@ def choose(
         raise InvalidConfig(f"{FIELD}: {name!r} is a slice; a container's processes are in a scope")
     unit = escape(f"{prefix}-{name}" if prefix else name) + ".scope"
     extra = systemd_properties.of_annotations(annotations)
-    return Systemd(unit, slice, user=rootless, mounted=mounted, resources=resources, extra=extra)
+    if annotations.get(SUBGROUP):
+        from ocirt.cgroups.choosing import subgroup
+
+        below = subgroup(annotations[SUBGROUP], SUBGROUP) + below
+        if len(mounted) != 1 or mounted[0][0]:
+            from ocirt.log import warning
+
+            warning(f"the annotation {SUBGROUP} is ignored: this host has more than cgroup v2")
+    return Systemd(unit, slice, user=rootless, mounted=mounted, resources=resources, extra=extra, below=below)
 
 
 def escape(name: str) -> str:
@@ -81,7 +95,7 @@ def expand(slice: str) -> str:
 class Systemd(Cgroup):
     """A transient scope; `inner` is its cgroup, in which everything but making and ending is done."""
 
-    __slots__ = ("above", "extra", "inner", "limit", "mounted", "resources", "slice", "unit", "user")
+    __slots__ = ("above", "below", "extra", "inner", "limit", "mounted", "resources", "slice", "unit", "user")
 
     applies_first = False  # systemd makes the scope with the process in it
 
@@ -94,6 +108,7 @@ class Systemd(Cgroup):
         mounted: list[tuple[str, str]],
         resources: Mapping[str, Any],
         extra: list[Property],
+        below: str = "",
     ) -> None:
         self.unit = unit
         self.slice = slice
@@ -101,6 +116,7 @@ class Systemd(Cgroup):
         self.mounted = mounted
         self.resources = resources
         self.extra = extra
+        self.below = below
         self.inner: Cgroup = Cgroup()
         self.above = -1
         #: memory limit at create: what is left to tell when systemd has removed the cgroup
@@ -139,7 +155,7 @@ class Systemd(Cgroup):
             from ocirt.cgroups.v2 import V2
 
             # systemd removes its own: `kept` is one more than there are parts, so that we leave it alone
-            self.inner = V2(self.mounted[0][1], path, above)
+            self.inner = V2(self.mounted[0][1], path, above, below=self.below)
             self.above = _kills_above(self.inner.directory)
             return -1
         from ocirt.cgroups.v1 import V1
@@ -318,7 +334,7 @@ class Systemd(Cgroup):
                 raise
             from ocirt.cgroups.making import split_sub
 
-            below = split_sub(subs[0])[1] if subs else ""
+            below = split_sub(subs[0])[1] if subs else getattr(self.inner, "below", "")
             with Bus(user=self.user) as bus:
                 bus.free(bus.call(MANAGER, "AttachProcessesToUnit", "ssau", self.unit, below, [pid]))
 

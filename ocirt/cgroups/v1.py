@@ -220,18 +220,23 @@ class V1(Cgroup):
         """As `mounts`, with what exec --cgroup says."""
         if not subs:
             return self.mounts()
-        from ocirt.cgroups.making import split_sub
+        from ocirt.cgroups.making import split_sub, there
 
         below = dict.fromkeys((controllers for controllers, _, _, _ in self.cgroups), "")
+        said: dict[str, str] = {}  # which word names the place of a hierarchy
         for sub in subs:
             names, path = split_sub(sub)
             for controllers in below:
                 if not names or controllers in names or any(c in names for c in controllers.split(",")):
-                    below[controllers] = path
+                    below[controllers], said[controllers] = path, sub
             for name in names:
                 if not any(name in c.split(",") or name == c for c in below):
                     raise Unsupported(f"--cgroup {sub}: no hierarchy has the controller {name}")
-        return [(controllers, root, path + below[controllers]) for controllers, root, path in self.mounts()]
+        places = [(controllers, root, path + below[controllers]) for controllers, root, path in self.mounts()]
+        for controllers, root, path in places:
+            if controllers in said:
+                there(root + path, said[controllers])
+        return places
 
     # -- what it used
 

@@ -18,13 +18,20 @@ DELEGATED = ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads")
 
 
 class V2(Cgroup):
-    """One directory; the first `kept` components of its path were there before the container and stay."""
+    """One directory; the first `kept` components of its path were there before the container and stay.
 
-    __slots__ = ("denied", "kept", "late", "mountpoint", "optional", "relative")
+    Limits, freezing and counting are the directory's. The processes may be in one `below` it ("/NAME"), which then is
+    what the container sees, and what is delegated to it.
+    """
 
-    def __init__(self, mountpoint: str, path: str, kept: int, *, optional: bool = False, late: bool = False) -> None:
+    __slots__ = ("below", "denied", "kept", "late", "mountpoint", "optional", "relative")
+
+    def __init__(
+        self, mountpoint: str, path: str, kept: int, *, optional: bool = False, late: bool = False, below: str = ""
+    ) -> None:
         self.mountpoint = mountpoint
         self.relative = path
+        self.below = below
         self.kept = kept
         #: rootless: a cgroup that can't be made is only an error if a limit needs it; `denied` says why
         self.optional = optional
@@ -44,23 +51,24 @@ class V2(Cgroup):
     def record(self) -> dict[str, Any]:
         if self.denied:
             return {"manager": "disabled"}
-        return {"manager": "v2", "mountpoint": self.mountpoint, "path": self.relative, "kept": self.kept}
+        record = {"manager": "v2", "mountpoint": self.mountpoint, "path": self.relative, "kept": self.kept}
+        return {**record, "below": self.below} if self.below else record
 
     def mounts(self) -> list[tuple[str, str, str]]:
-        return [] if self.denied else [("", self.mountpoint, self.relative)]
+        return [] if self.denied else [("", self.mountpoint, self.relative + self.below)]
 
     # -- create
 
     def foresee(self) -> None:
         from ocirt.cgroups.making import existing
 
-        self.kept = existing(self.mountpoint, self.relative)
+        self.kept = existing(self.mountpoint, self.relative + self.below)
 
     def prepare(self) -> int:
         from ocirt.cgroups.making import make
 
         try:
-            self.kept = make(self.mountpoint, self.relative)
+            self.kept = make(self.mountpoint, self.relative + self.below)
         except OSError as error:
             failure = from_oserror(error, f"mkdir {self.directory}")
             if self.optional and error.errno in (files.EACCES, files.EPERM, files.EROFS):
@@ -69,7 +77,8 @@ class V2(Cgroup):
             raise failure from error
         try:
             self._make_usable()
-            return -1 if self.late else posix.open(self.directory, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
+            flags = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC
+            return -1 if self.late else posix.open(self.directory + self.below, flags)
         except BaseException:
             self.remove()
             raise
@@ -77,7 +86,7 @@ class V2(Cgroup):
     def _make_usable(self) -> None:
         from ocirt.cgroups import making
 
-        making.make_usable(self.mountpoint, self.relative)
+        making.make_usable(self.mountpoint, self.relative + self.below)
         events = files.fields(self.directory + "/cgroup.events")
         if events.get("populated"):
             found = self.pids()
@@ -92,7 +101,7 @@ class V2(Cgroup):
         del memory  # one hierarchy
         if self.denied:
             return
-        self._enter(self.directory, pid)
+        self._enter(self.directory + self.below, pid)
 
     def _enter(self, directory: str, pid: int) -> None:
         # CLONE_INTO_CGROUP may have put it there; a write would wait until no process is in a fork or exit
@@ -102,10 +111,13 @@ class V2(Cgroup):
 
     def complete(self, pid: int) -> None:
         """systemd doesn't know hugetlb, rdma and misc."""
-        del pid
         from ocirt.cgroups import making
 
-        making.make_usable(self.mountpoint, self.relative)
+        if self.below:
+            with doing("join the cgroup below the scope"):
+                making.make(self.mountpoint, self.relative + self.below)
+                self._enter(self.directory + self.below, pid)
+        making.make_usable(self.mountpoint, self.relative + self.below)
 
     def apply(self, resources: Mapping[str, Any]) -> None:
         self._apply(resources, None)
@@ -128,12 +140,13 @@ class V2(Cgroup):
             return
         names = files.read_or("/sys/kernel/cgroup/delegate").split() or DELEGATED
         with doing("change the owner of the cgroup"):
-            posix.chown(self.directory, uid, gid, follow_symlinks=False)
+            directory = self.directory + self.below
+            posix.chown(directory, uid, gid, follow_symlinks=False)
             for name in names:
                 if "/" in name:
                     continue
                 try:
-                    posix.chown(f"{self.directory}/{name}", uid, gid, follow_symlinks=False)
+                    posix.chown(f"{directory}/{name}", uid, gid, follow_symlinks=False)
                 except FileNotFoundError:
                     continue  # not every file of the list is in every cgroup
 
@@ -182,7 +195,7 @@ class V2(Cgroup):
             return posix.open(directory, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
 
     def _exec_directory(self, subs: list[str], init: int) -> str:
-        from ocirt.cgroups.making import split_sub
+        from ocirt.cgroups.making import split_sub, there
 
         if subs:
             if len(subs) > 1:
@@ -190,8 +203,8 @@ class V2(Cgroup):
             names, below = split_sub(subs[0])
             if names:
                 raise InvalidConfig(f"--cgroup: {subs[0]!r}: cgroup v2 has no hierarchies to name: give the path alone")
-            return self.directory + below
-        if files.read_or(self.directory + "/cgroup.subtree_control") and init:
+            return there(self.directory + below, subs[0])
+        if init and (self.below or files.read_or(self.directory + "/cgroup.subtree_control")):
             # no process may be beside cgroups that have controllers: go where the container's init went
             at = files.read_or(f"/proc/{init}/cgroup").rpartition("0::")[2]
             if at.startswith(self.relative + "/") and "/../" not in at:
@@ -217,7 +230,10 @@ class V2(Cgroup):
         if not self.denied:
             from ocirt.cgroups.removing import remove
 
-            remove(self.mountpoint, self.relative, self.kept)
+            if self.below and self.kept >= self.relative.count("/"):
+                remove(self.mountpoint, self.relative + self.below, self.kept)
+            else:
+                remove(self.mountpoint, self.relative, self.kept)
 
 
 def _write_procs(directory: str, pid: int) -> None:

@@ -16,6 +16,7 @@ from ocirt import log
 from ocirt.cli import BOOLEANS, attribute, place, rows_by_name
 from ocirt.cli.table import COMMANDS, GLOBAL
 from ocirt.errors import Error
+from ocirt.validation.near import nearest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def usage_error(error: click.UsageError) -> int:
 def reason(error: click.UsageError) -> str:
     """What was wrong, in the words of Go's flag package where clients look for them (podman's probe of restore)."""
     if isinstance(error, click.NoSuchOption):
-        hint = f" (did you mean {' or '.join(error.possibilities)}?)" if error.possibilities else ""
+        near = nearest(error.option_name.lstrip("-"), [row[0] for row in shown(error.ctx)])
+        hint = f" (did you mean --{near}?)" if near else ""
         if not hint and error.option_name.lstrip("-") in rows_by_name(GLOBAL):
             hint = " (a global option: it stands before the command)"
         return f"flag provided but not defined: {error.option_name}{hint}"
@@ -114,6 +116,13 @@ def reason(error: click.UsageError) -> str:
         return f"missing argument: {what}"
     text = error.format_message().removesuffix(".")
     return text[:1].lower() + text[1:]
+
+
+def shown(ctx: click.Context | None) -> tuple[Row, ...]:
+    """The rows of the command that a usage error is about, less those without help."""
+    command = ctx.command.name if ctx else None
+    rows = COMMANDS[command][3] if command in COMMANDS else GLOBAL
+    return tuple(row for row in rows if row[5])
 
 
 def completion_script(shell: str) -> str:
@@ -221,7 +230,9 @@ class _Number(NumberType):
         if isinstance(value, int):
             return value
         if not (value.isascii() and value.isdigit() and len(value) < 10):
-            self.fail(f"{value!r} is not a whole number", param, ctx)
+            is_negative = value[:1] == "-" and value[1:].isascii() and value[1:].isdigit()
+            wrong = "must be 0 or more" if is_negative else "is not a whole number below 1000000000"
+            self.fail(f"{value!r} {wrong}", param, ctx)
         return int(value)
 
 

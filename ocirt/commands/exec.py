@@ -71,10 +71,13 @@ def _from_options(first: dict[str, Any], options: Options) -> dict[str, Any]:
     if options.env:
         process["env"] = [*(first.get("env") or ()), *options.env]
     if options.user is not None:
-        process["user"] = {**_without_groups(first.get("user") or {}), **parse_user(options.user)}
+        process["user"] = {**_without_groups(first.get("user") or {}), **parse_user(options.user, "--user")}
     if options.additional_gids:
         user: dict[str, Any] = dict(process.get("user") or {"uid": 0, "gid": 0})
-        user["additionalGids"] = [*(user.get("additionalGids") or ()), *map(_id, options.additional_gids)]
+        user["additionalGids"] = [
+            *(user.get("additionalGids") or ()),
+            *(_id(gid, "--additional-gids") for gid in options.additional_gids),
+        ]
         process["user"] = user
     if options.cap:
         process["capabilities"] = _add_capabilities(first.get("capabilities") or {}, options.cap)
@@ -91,18 +94,18 @@ def _without_groups(user: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in user.items() if key != "additionalGids"}
 
 
-def parse_user(text: str) -> dict[str, int]:
+def parse_user(text: str, flag: str) -> dict[str, int]:
     """`UID[:GID]`, strictly: int() takes signs, spaces, underscores and other scripts' digits (CVE-2026-30892)."""
     uid, colon, gid = text.partition(":")
-    user = {"uid": _id(uid), "gid": 0}
+    user = {"uid": _id(uid, flag), "gid": 0}
     if colon:
-        user["gid"] = _id(gid)
+        user["gid"] = _id(gid, flag)
     return user
 
 
-def _id(text: str) -> int:
+def _id(text: str, flag: str) -> int:
     if not (text.isascii() and text.isdigit()) or len(text) > 10 or int(text) > _LAST_ID:
-        raise InvalidConfig(f"{text!r} is not a user or group id: a decimal number from 0 to {_LAST_ID}")
+        raise InvalidConfig(f"{flag}: {text!r} is not a user or group id: a decimal number from 0 to {_LAST_ID}")
     return int(text)
 
 

@@ -32,6 +32,8 @@ OPTIONS = (
     ("pids_limit", "pids", "limit", NUMBER),
     ("blkio_weight", "blockIO", "weight", NUMBER),
 )
+#: The keys of linux.resources.
+KEYS = ("blockIO", "cpu", "devices", "hugepageLimits", "memory", "network", "pids", "rdma", "unified")
 GONE = ("kernel_memory", "kernel_memory_tcp")
 
 
@@ -67,6 +69,15 @@ def from_file(name: str) -> Mapping[str, Any]:
         if not isinstance(value, dict):
             raise InvalidConfig("the resources must be a JSON object, as linux.resources in config.json")
         found: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
+        if found and not any(key in KEYS for key in found):
+            # nothing would be changed, and nobody would be told
+            wanted = ".linux.resources" if "linux" in found else ".resources" if "resources" in found else ""
+            hint = (
+                f"give what it has as {wanted}, for example by `jq {wanted}`"
+                if wanted
+                else f"those are {', '.join(KEYS)}"
+            )
+            raise InvalidConfig(f"no key of it is one of linux.resources in config.json ({hint})")
         return found
 
 

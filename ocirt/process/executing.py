@@ -138,6 +138,8 @@ def close_other_descriptors(plan: Plan) -> None:
     keep = {plan.channel.socket.fileno(), plan.trampoline, *range(3 + plan.preserve_fds)}
     if plan.listener is not None:
         keep.add(plan.listener.fileno())
+    if (plan.config.get("hooks") or {}).get("startContainer"):
+        keep.update(plan.hook_files)
     keep.discard(-1)
     log.detach()
     fds.close_all_but(keep)

@@ -45,6 +45,7 @@ class Plan:
         size            (rows, columns) of the console, (0, 0) if not set
         entrances       by which init enters its cgroups itself, None: the runtime moves it
         run_hooks       hooks.run, if there are hooks: init can't import it
+        hook_files      descriptors of the files that get what hooks print
         state           (status, pid) -> the state JSON that hooks read on stdin
         console_socket  connected socket that wants the pty master, -1 if none
         null            O_PATH fd of the host's /dev/null, verified to be char 1:3 (CVE-2025-31133)
@@ -79,6 +80,7 @@ class Plan:
         "env",
         "executable",
         "filter",
+        "hook_files",
         "id",
         "joined",
         "keeps_sys_admin",
@@ -134,6 +136,7 @@ class Plan:
         self.size: tuple[int, int] = (0, 0)
         self.state: Callable[[str, int], bytes] = lambda _status, _pid: b"{}"
         self.run_hooks: Callable[[str, list[Hook], bytes, str | None], None] = _no_hooks
+        self.hook_files: list[int] = []
         self.steps: tuple[Step, ...] = ()
         self.console_socket = -1
         self.null = -1

@@ -89,7 +89,7 @@ def _descriptors(plan: Plan) -> set[int]:
     if plan.entrances:
         keep.update(plan.entrances.descriptors())
     keep.update(plan.joined.values(), plan.trees.values(), plan.device_trees.values())
-    keep.update(range(3, 3 + plan.preserve_fds))
+    keep.update(range(3, 3 + plan.preserve_fds), plan.hook_files)
     if plan.listener is not None:
         keep.add(plan.listener.fileno())
     keep.discard(-1)

@@ -6,7 +6,7 @@ import posix
 
 from ocirt import log
 from ocirt.container import SOCKET, Container, is_exiting
-from ocirt.errors import Error
+from ocirt.errors import Error, HookFailed
 from ocirt.process.sync import Channel, Gone
 
 #: More memory than executing a program takes (bytes).
@@ -86,7 +86,12 @@ def run_poststart(container: Container) -> None:
     if not hooks:
         return
     from ocirt.bundle import dump_json
-    from ocirt.hooks import run
+    from ocirt.hooks import Output, run
 
     state = container.state("running", container.pid)
-    run("poststart", hooks, dump_json(state), container.record.get("bundle"))
+    try:
+        output = Output.of_record(container.record)
+    except Error as error:
+        raise HookFailed(error.reason, error.errno, error.context) from None
+    with output:
+        run("poststart", hooks, dump_json(state), container.record.get("bundle"), output)

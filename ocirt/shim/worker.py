@@ -108,7 +108,7 @@ class Workers:
             return
         said: Any = parse_json(data, "the worker's message")
         if "error" in said:
-            done({}, BY_NAME[said["kind"]](said["error"]))
+            done({}, BY_NAME.get(said["kind"], Error)(said["error"]))
         else:
             done(said["result"], None)
 

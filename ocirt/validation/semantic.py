@@ -30,6 +30,10 @@ def rules(what: str, config: Config, advice: bool = False) -> tuple[Rule, ...]:
 
         chosen += scheduling.RULES
     if what == "config":
+        if any(name.startswith("run.oci.") for name in config.get("annotations") or ()):
+            from ocirt.validation.rules import annotations
+
+            chosen += annotations.RULES
         if "seccomp" in linux:
             from ocirt.validation.rules import seccomp
 

@@ -21,7 +21,8 @@ from tests.harness.terminal import ConsoleSocket
 
 pytestmark = lacks("runc", "crun", what="a stand-in for CRIU that it would accept", always=False)
 
-#: The stand-in. Its directory holds `answer.json`, {"fail": text}, {"silent": 1} or {"exit": 0}; it gets `asked.json`.
+#: The stand-in. Its directory holds `answer.json`, {"fail": text or ""}, {"silent": 1} or {"exit": 0}; it gets
+#: `asked.json`.
 CRIU = r"""#!/usr/bin/python3 -IS
 import array, json, os, signal, socket, sys
 
@@ -92,7 +93,8 @@ if "hang" in answer:
 with open(f"{work}/{one[10]}", "w") as file:
     file.write("(00.1) fine\n(00.2) Error (criu/x.c:1): it went wrong\n" if "fail" in answer else "(00.1) fine\n")
 if "fail" in answer:
-    peer.send(number(1, kind) + number(2, 0) + number(7, 17) + text(9, answer["fail"].encode()))
+    reason = number(7, 17) + text(9, answer["fail"].encode()) if answer["fail"] else b""
+    peer.send(number(1, kind) + number(2, 0) + reason)
     sys.exit(1)
 if kind in (1, 4):
     if not one.get(3):
@@ -271,6 +273,19 @@ def test_failure_of_criu(box: Box, criu: StandIn, place: Path) -> None:
     for part in ("criu failed: no way", "it went wrong", str(place / "images/dump.log")):
         assert part in result.err
     assert box.status == "running"
+
+
+def test_failure_without_a_reason(box: Box, criu: StandIn, place: Path) -> None:
+    """The error ends with who may know."""
+    box.create_and_start("sleep 1000")
+    criu.answer({"fail": ""})
+    told = [checkpoint(box, criu, place, check=False).err]
+    box.delete("--force")
+    dumped(box, criu, place)
+    told.append(restore(box, criu, place, check=False).err)
+    for text in told:
+        assert "criu failed: no reason given; (00.2) Error (criu/x.c:1): it went wrong" in text
+        assert text.endswith("; `ocirt check` and `criu check` say what this host lacks\n")
 
 
 def test_without_criu(box: Box, place: Path) -> None:

@@ -200,6 +200,13 @@ def test_additional_groups(running: Box) -> None:
     assert running.exec("/bin/true", flags=("-g", "x"), check=False).rc == 255
 
 
+@lacks("runc", "crun", what="the flag in the error", always=False)
+@pytest.mark.parametrize(("flag", "name"), [("-u", "--user"), ("-g", "--additional-gids")])
+def test_errors_of_ids_name_the_flag(running: Box, flag: str, name: str) -> None:
+    told = running.exec("/bin/true", flags=(flag, "foo"), check=False).err
+    assert f"{name}: 'foo' is not a user or group id" in told
+
+
 def test_no_new_privileges(box: Box) -> None:
     box.process["noNewPrivileges"] = False
     box.create_and_start(SLEEP)

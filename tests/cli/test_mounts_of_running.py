@@ -139,3 +139,9 @@ def test_wrong_states_and_files(box: Box, place: Path, outside: dict[str, Any]) 
     file = place / "mounts.json"
     file.write_text("{}")
     assert "a list of mounts" in box.runtime("mounts", "add", box.id, file, check=False).err
+    for empty in ("[]", '{"mounts": []}'):
+        file.write_text(empty)
+        for action in ("add", "remove"):
+            result = box.runtime("mounts", action, box.id, file, check=False)
+            assert result.rc == 1
+            assert f"{file}: the list of mounts is empty" in result.err

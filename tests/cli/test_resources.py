@@ -263,6 +263,25 @@ def test_update_from_json(box: Box, place: Path, source: str) -> None:
     assert file(box.pid, "pids", "pids.max", "pids.max") == "33"
 
 
+@lacks("runc", "crun", what="an error: it succeeds and changes nothing", always=False)
+@pytest.mark.parametrize(
+    ("document", "hint"),
+    [
+        ({"ociVersion": "1.0.0", "linux": {"resources": {"pids": {"limit": 33}}}}, "`jq .linux.resources`"),
+        ({"resources": {"pids": {"limit": 33}}}, "`jq .resources`"),
+        ({"Pids": {"limit": 33}}, "those are blockIO, cpu, "),
+        ([{"pids": {}}], "must be a JSON object"),
+    ],
+)
+def test_update_from_json_of_something_else(box: Box, document: object, hint: str) -> None:
+    box.create_and_start("exec sleep 100")
+    result = box.runtime("update", "-r", "-", box.id, stdin=json.dumps(document), check=False)
+    assert result.rc == 1
+    assert "linux.resources" in result.err
+    assert hint in result.err
+    assert box.runtime("update", "-r", "-", box.id, stdin="{}").rc == 0
+
+
 @peer_fails("runc", "leaves the devices as they are")
 @peer_fails("crun", "leaves the devices as they are", always=False)
 def test_update_of_devices(box: Box) -> None:
@@ -396,6 +415,19 @@ def test_exec_into_a_cgroup_of_one_controller(below: Box) -> None:
     own = {line.split(":", 2)[1]: line.split(":", 2)[2] for line in result.out.splitlines()}
     assert own["pids"] == below.linux["cgroupsPath"] + "/sub"
     assert own["memory"] == below.linux["cgroupsPath"]
+
+
+@lacks("runc", "crun", what="the flag in the error", always=False)
+@pytest.mark.parametrize("sub", ["missing", "sub/missing", "pids:missing"])
+def test_exec_into_a_cgroup_that_there_is_not(below: Box, sub: str) -> None:
+    """Neither the process nor the cgroup is made; the error has the flag and its value."""
+    if UNIFIED and ":" in sub:
+        pytest.skip("cgroup v2 has no controllers to name")
+    result = below.exec("true", flags=("--cgroup", sub), check=False)
+    assert result.rc == 255
+    assert f"--cgroup {sub}: there is no cgroup /" in result.err
+    assert len(result.err.splitlines()) == 1
+    assert not any((directory / "missing").exists() for directory in hierarchies(below))
 
 
 @peer_fails("crun", "makes the cgroup, or goes where it leads", always=False)

@@ -139,6 +139,7 @@ def test_debug_of_exec(box: Box, place: Path) -> None:
         ("pause", "freeze the processes"),
         ("update --pids-limit 50", "change the limits"),
         ("kill", "send the signal"),
+        ("delete --force", "delete the container"),
     ],
 )
 def test_debug_of_other_commands(box: Box, command: str, step: str) -> None:
@@ -148,6 +149,29 @@ def test_debug_of_other_commands(box: Box, command: str, step: str) -> None:
     box.runtime.extra = []
     assert re.search(rf"(?m)^debug: +\d+ \S+  runtime: {step}$", told)
     assert told.endswith("runtime: end\n")
+
+
+def test_commands_with_steps_are_documented(box: Box, place: Path) -> None:
+    """docs/cli.md has them, and no others tell any."""
+    text = (Path(__file__).parents[2] / "docs/cli.md").read_text()
+    (line,) = re.findall(r"(?m)^With `--debug` these commands tell their steps: (.*)\.$", text)
+    documented = re.findall("`([a-z]+)`", line)
+    mounts = place / "mounts.json"
+    mounts.write_text('[{"destination": "/tmp/m", "type": "tmpfs", "source": "tmpfs"}]')
+    box.write()
+    commands = f"""create --bundle {box.path} ID; start ID; exec ID true; state ID; list; ps ID; events --stats ID
+        pause ID; resume ID; update --pids-limit 50 ID; mounts add ID {mounts}; features; version; validate {box.path}
+        kill ID KILL; delete --force ID"""
+    box.sh("sleep 1000")
+    box.write()
+    box.runtime.extra = ["--debug", "--log", str(place / "log")]
+    told: dict[str, bool] = {}
+    for command in re.split(r"[;\n]\s*", commands.replace("ID", box.id)):
+        (place / "log").unlink(missing_ok=True)
+        box.runtime(*command.split(), out=place / "out", err=place / "err")
+        told[command.split()[0]] = "runtime: " in (place / "log").read_text()
+    box.runtime.extra = []
+    assert {name for name, steps in told.items() if steps} == set(documented) - {"run", "checkpoint", "restore"}
 
 
 def test_no_timeline_unless_asked(box: Box, place: Path) -> None:

@@ -103,3 +103,21 @@ def test_limits_freezing_and_exec_in_a_delegated_cgroup(box: Box, person: User) 
     box.wait_for("stopped", 60)
     box.delete(timeout=120)
     assert not directory.exists()
+
+
+def test_subgroup_and_delegated_cgroup(box: Box, person: User) -> None:
+    """exec finds the way there as well, also where only systemd may move its process."""
+    box.config["annotations"] = {"run.oci.systemd.subgroup": "sub", "run.oci.delegate-cgroup": "payload"}
+    below = "/sub/payload" if box.runtime.extra else "/payload"
+    box.sh("sleep 1000")
+    box.create(timeout=120)
+    path = cgroup_of(box.pid)
+    assert path.endswith(below)
+    directory = Path("/sys/fs/cgroup" + path.removesuffix(below))
+    assert (directory / "pids.max").read_text() == "50\n"
+    assert (directory / below[1:] / "pids.max").read_text() == "max\n"
+    assert (directory / below[1:]).stat().st_uid == person.uid
+    box.start(timeout=120)
+    assert box.exec("cat", "/proc/self/cgroup", timeout=120).out == "0::/\n"
+    box.delete("--force", timeout=120)
+    assert not directory.exists()

@@ -143,12 +143,19 @@ def test_usage_errors_end_with_1_and_say_what_is_wrong(run: Ocirt) -> None:
         (["restore", "--lsm-mount-context"], "flag needs an argument: --lsm-mount-context"),
         (["create", "--bundle"], "flag needs an argument: --bundle"),
         (["create", "--bundel", "x"], "flag provided but not defined: --bundel (did you mean --bundle?)"),
+        (["create", "--preserve-fd", "1", "x"], "not defined: --preserve-fd (did you mean --preserve-fds?)"),
+        (["run", "--pid_file", "p", "x"], "not defined: --pid_file (did you mean --pid-file?)"),
+        (["run", "--delete", "x"], "flag provided but not defined: --delete\n"),
+        (["run", "--rm", "x"], "flag provided but not defined: --rm\n"),
         (["state"], "missing argument: ID"),
         (["state", "a", "b"], "unexpected extra argument (b)"),
         (["state", "--root", "/r", "x"], 'it stands before the command'),
         (["list", "--format", "xml"], "'xml' is not one of 'table', 'json'"),
         (["kill", "--all=maybe", "x"], 'invalid boolean value "maybe" for --all'),
         (["create", "--preserve-fds=1_0", "x"], "'1_0' is not a whole number"),
+        (["create", "--preserve-fds", "-1", "x"], "'--preserve-fds': '-1' must be 0 or more"),
+        (["exec", "--preserve-fds=-12", "x", "y"], "'--preserve-fds': '-12' must be 0 or more"),
+        (["create", "--preserve-fds=9999999999", "x"], "'9999999999' is not a whole number below 1000000000"),
         (["frob"], "no such command 'frob'"),
         (["--debug"], "missing command"),
     ):  # fmt: skip
@@ -156,9 +163,13 @@ def test_usage_errors_end_with_1_and_say_what_is_wrong(run: Ocirt) -> None:
             continue
         done = run("--log", str(run.log), "--log-format", "json", *argv)
         assert (done.returncode, done.stdout) == (1, ""), argv
-        assert text in done.stderr.splitlines()[-1]
+        assert text in done.stderr.splitlines(keepends=True)[-1]
         assert done.stderr.startswith("Usage: ocirt ")
         assert run.entries()[-1]["msg"] == done.stderr.splitlines()[-1]
+
+
+def test_a_global_flag_that_there_is_not(run: Ocirt) -> None:
+    assert run("--rot", "x", "list").stderr.endswith("not defined: --rot (did you mean --root?)\n")
 
 
 def test_help(run: Ocirt) -> None:

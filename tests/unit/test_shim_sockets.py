@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from ocirt.criu import Unexplained
+from ocirt.errors import Error
 from ocirt.shim import sockets
+from ocirt.shim.loop import Loop
 from ocirt.shim.reaper import Reaper
 from ocirt.shim.worker import Workers
 
@@ -117,3 +120,25 @@ def test_trouble_of_one_is_not_the_others(tmp_path: Path) -> None:
     reaper.reap()
     assert ended == [7]
     assert len(reported) == 1
+
+
+def test_error_of_a_class_that_only_its_module_knows() -> None:
+    """systemd's and CRIU's have one of their own: the operation fails with their text, the shim goes on."""
+    said: list[Exception] = []
+    loop = Loop(said.append)
+    answers: list[Exception | None] = []
+
+    def perform(_: dict[str, object]) -> dict[str, object]:
+        raise Unexplained("criu ended")
+
+    def done(_: dict[str, object], error: Exception | None) -> None:
+        answers.append(error)
+        loop.stop()
+
+    workers = Workers(loop, perform)
+    workers.start({"operation": "checkpoint", "id": "c"}, done)
+    loop.run()
+    assert workers._nursery
+    workers._nursery.close()
+    assert [(type(error), str(error)) for error in answers] == [(Error, "criu ended")]
+    assert not said

@@ -12,7 +12,7 @@ import pytest
 from ocirt.errors import InvalidConfig
 from ocirt.validation import check_process, check_resources, problems, rules, semantic
 from ocirt.validation.found import Found, section
-from ocirt.validation.rules import advice, mounts, rdt, scheduling, seccomp, sysctl
+from ocirt.validation.rules import advice, annotations, mounts, rdt, scheduling, seccomp, sysctl
 from tests.unit.validation_cases import BAD, GOOD, OWN, joined
 from tests.unit.validation_samples import FULL, MINIMAL, docker, set_paths
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MODULES = [importlib.import_module(f"ocirt.validation.rules.{m.name}") for m in pkgutil.iter_modules(rules.__path__)]
 RULES = [rule for module in MODULES for rule in (*module.RULES, *getattr(module, "FIRST", ()))]
-WARNING_RULES = {mounts.absolute_destinations, rdt.l3_cache_schema, *advice.RULES}
+WARNING_RULES = {mounts.absolute_destinations, rdt.l3_cache_schema, *annotations.RULES, *advice.RULES}
 
 
 def name(case: object) -> str:
@@ -83,9 +83,10 @@ def test_full_sample_has_only_expected_warnings() -> None:
 
 def test_rules_for_rare_things_are_only_asked_where_they_occur() -> None:
     asked = set(semantic.rules("config", set_paths(MINIMAL, {})))  # type: ignore[arg-type]
-    rare = {*scheduling.RULES, *seccomp.RULES, *sysctl.RULES, *rdt.RULES, *advice.RULES}
+    rare = {*scheduling.RULES, *seccomp.RULES, *sysctl.RULES, *rdt.RULES, *annotations.RULES, *advice.RULES}
     assert asked == set(RULES) - rare
-    assert set(semantic.rules("config", FULL, advice=True)) == set(RULES)  # type: ignore[arg-type]
+    full = {**FULL, "annotations": {"run.oci.handler": ""}}
+    assert set(semantic.rules("config", full, advice=True)) == set(RULES)  # type: ignore[arg-type]
 
 
 def test_a_joined_network_namespace_that_does_not_exist_is_left_to_joining() -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ocirt.validation.rules import (
     advice,
+    annotations,
     basics,
     mounts,
     namespaces,
@@ -142,6 +143,8 @@ GOOD: list[tuple[Rule, dict[str, Any], dict[str, Any]]] = [
     (rdt.l3_cache_schema, OWN, {"linux.intelRdt": {"l3CacheSchema": "L3:0=f"}}),
     (advice.capabilities, OWN, {"process.capabilities": {
         "ambient": CAPABILITIES, "permitted": CAPABILITIES, "inheritable": CAPABILITIES}}),
+    (annotations.known_annotations, OWN, {"annotations": {
+        "run.oci.hooks.stdout": "/x", "run.oci.seccomp.receiver": "/s", "com.example.x": "", "run.ocix": ""}}),
     (advice.deprecated_hooks, OWN, {"hooks": {"prestart": [], "createRuntime": [{"path": "/x"}]}}),
     (advice.kernel_memory, OWN, {"linux.resources": {"memory": {"limit": 1}}}),
 ]  # fmt: skip
@@ -334,6 +337,12 @@ BAD: list[tuple[Rule, dict[str, Any], dict[str, Any], str, str]] = [
      "did you mean CAP_KILL?"),
     (advice.capabilities, OWN, {"process.capabilities": {"permitted": ["CAP_KILL"], "ambient": ["CAP_KILL"]}},
      "process.capabilities.ambient[0]", "must be permitted and inheritable"),
+    (annotations.known_annotations, OWN, {"annotations": {"run.oci.handler": "wasm"}},
+     'annotations["run.oci.handler"]', "is not supported and has no effect"),
+    (annotations.known_annotations, OWN, {"annotations": {"run.oci.hooks.stdour": "/x"}},
+     'annotations["run.oci.hooks.stdour"]', "did you mean run.oci.hooks.stdout?"),
+    (annotations.known_annotations, OWN, {"annotations": {"run.oci.whatever": "1"}},
+     'annotations["run.oci.whatever"]', "is unknown and has no effect"),
     (advice.deprecated_hooks, OWN, {"hooks": {"prestart": [{"path": "/x"}]}}, "hooks.prestart", "deprecated"),
     (advice.kernel_memory, OWN, {"linux.resources": {"memory": {"kernelTCP": 5}}}, "linux.resources.memory.kernelTCP",
      "not rec"),
