@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from tests.harness.box import Box, wait_dead
 from tests.harness.helpers import Helpers
-from tests.harness.peers import peer_fails
+from tests.harness.peers import lacks, peer_fails
 from tests.harness.runtime import Result
 from tests.harness.terminal import ConsoleSocket
 
@@ -32,6 +33,8 @@ pytestmark = [
     pytest.mark.timeout(300),
     peer_fails("crun", "Debian's is built without CRIU"),
 ]
+
+LATER_THAN_RUNC = lacks("runc", what="a flag of later versions")
 
 NULL = Path("/dev/null")
 COUNT = "i=0; while :; do i=$((i+1)); echo $i > /count; sleep 0.2; done"
@@ -225,6 +228,83 @@ def test_connections_must_be_allowed(box: Box, place: Path) -> None:
     was = count(box)
     restore(box, place, "--detach", "--tcp-established")
     goes_on(box, was)
+
+
+@pytest.mark.parametrize(
+    ("flags", "script", "wrong", "words"),
+    [
+        pytest.param(["--manage-cgroups-mode", "MODE"], "", None, "", id="manage-cgroups-mode"),
+        pytest.param(["--empty-ns", "network"], "", None, "", id="empty-ns"),
+        pytest.param(["--tcp-skip-in-flight"], "", None, "", id="tcp-skip-in-flight", marks=LATER_THAN_RUNC),
+        # a file that is open, whose name is gone and which has another one
+        pytest.param(
+            ["--link-remap"], "exec 3> /file; ln /file /other; rm /file;", [], "Can't create link remap",
+            id="link-remap", marks=LATER_THAN_RUNC,
+        ),
+        pytest.param(["--status-fd", "FD"], "", ["--status-fd", "99"], "status fd", id="status-fd"),
+        pytest.param(["--auto-dedup", "--parent-path", "../first"], "", None, "", id="auto-dedup"),
+    ],
+)  # fmt: skip
+def test_flags_of_checkpoint(
+    box: Box, place: Path, flags: list[str], script: str, wrong: list[str] | None, words: str
+) -> None:
+    """CRIU takes each, and the container runs on; with the `wrong` ones in their place it says so."""
+    start(box, script + COUNT)
+    until_it_counts(box)
+    pid = box.pid
+    if wrong is not None:
+        failed = checkpoint(box, place, "--leave-running", *wrong, check=False)
+        assert failed.rc == 1
+        assert words in failed.err
+        assert box.status == "running"
+    first = place / "first"
+    if "--auto-dedup" in flags:
+        paths = ("--image-path", first, "--work-path", place / "work")
+        box.runtime("checkpoint", *paths, "--pre-dump", box.id, timeout=90)
+    before = blocks(first)
+    read, write = os.pipe()
+    for mode in ("soft", "full", "strict", "ignore") if "MODE" in flags else ("",):
+        given = [{"FD": str(write), "MODE": mode}.get(word, word) for word in flags]
+        checkpoint(box, place, "--leave-running", *given, pass_fds=(write,))
+    os.close(write)
+    with os.fdopen(read, "rb") as status:
+        assert status.read() == b"", "a dump to files serves no pages"
+    assert (blocks(first) < before) == ("--auto-dedup" in flags), "what was saved anew is gone from the former images"
+    names = os.listdir(place / "images")
+    assert "inventory.img" in names
+    assert bool([name for name in names if name.startswith("netdev-")]) == ("--empty-ns" not in flags), names
+    assert box.pid == pid
+    goes_on(box, count(box))
+
+
+def blocks(images: Path) -> int:
+    """What the pages in a directory take of the disk."""
+    return sum(path.stat().st_blocks for path in images.glob("pages-*.img"))
+
+
+def test_unix_sockets_must_be_allowed(box: Box, place: Path) -> None:
+    """A socket of the container's whose other end is the host's; CRIU knows those of datagrams."""
+    box.namespace("network", remove=True)
+    box.sh(COUNT)
+    box.write()
+    ends = [socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2)]
+    ends[0].bind(str(place / "outside"))
+    ends[1].connect(str(place / "outside"))
+    given = ends[1].fileno()
+    command = box.runtime.argv(["create", "--bundle", box.path, "--preserve-fds", "1", box.id])
+    words = ["/bin/bash", "-c", f'exec 3<&{given}; exec "$@"', "bash", *command]
+    box.runtime(argv=words, pass_fds=(given,), out=NULL, err=NULL, timeout=60)
+    ends[1].close()
+    box.start(timeout=60)
+    until_it_counts(box)
+    pid = box.pid
+    failed = checkpoint(box, place, "--leave-running", check=False)
+    assert failed.rc == 1
+    assert "ext-unix-sk" in failed.err
+    checkpoint(box, place, "--leave-running", "--ext-unix-sk")
+    assert box.pid == pid
+    goes_on(box, count(box))
+    ends[0].close()
 
 
 def test_in_a_user_namespace(box: Box, place: Path) -> None:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-import pty
-import select
 import signal
-import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.harness.box import Box
 from tests.harness.peers import peer_fails
-from tests.harness.terminal import ConsoleSocket, read_until, set_size
+from tests.harness.terminal import ConsoleSocket, Foreground, set_size
 
 
 @pytest.fixture
@@ -150,41 +146,6 @@ def test_console_socket_that_nobody_serves(term: Box, place: Path) -> None:
     result = term.create("--console-socket", place / "nobody", check=False)
     assert result.rc == 1
     assert "no such file or directory" in result.err.lower()
-
-
-class Foreground:
-    """`run`, or another command, on a terminal of its own, as from a shell."""
-
-    def __init__(self, box: Box, rows: int = 24, columns: int = 80, command: Sequence[str] = ()) -> None:
-        self.master, slave = pty.openpty()
-        set_size(self.master, rows, columns)
-        box.write()
-        argv = box.runtime.argv(command or ["run", "--bundle", str(box.path), box.id])
-        argv = ["setsid", "--ctty", "--wait", *argv]
-        self.process = subprocess.Popen(argv, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
-        os.close(slave)
-
-    def __enter__(self) -> Foreground:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self.master)
-
-    def read_until(self, text: bytes) -> bytes:
-        return read_until(self.master, text)
-
-    def finish(self) -> int:
-        """Exit status; what the terminal still shows is drained so that nothing blocks."""
-        while self.process.poll() is None:
-            if select.select([self.master], [], [], 0.05)[0]:
-                try:
-                    os.read(self.master, 65536)
-                except OSError:
-                    break
-        return self.process.wait(20)
 
 
 def test_foreground_terminal(term: Box) -> None:

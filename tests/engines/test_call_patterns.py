@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.engines.conftest import need
+from tests.cli.test_checkpoint import DUMP, StandIn
+from tests.engines.conftest import CONTRIB, need
 from tests.harness.box import Box, wait_dead
-from tests.harness.peers import peer_fails
+from tests.harness.peers import lacks, peer_fails
 from tests.harness.runtime import Result
+from tests.harness.terminal import Foreground
 
 SLEEP = "trap 'exit 5' TERM; while :; do sleep 0.05; done"
 
@@ -117,6 +121,48 @@ def test_exec_in_the_foreground(box: Box, place: Path) -> None:
     assert (result.rc, result.out, result.err) == (9, "in", "err\n")
 
 
+def test_exec_on_a_terminal(box: Box, place: Path) -> None:
+    """Its interactive exec of a process with a terminal: CRI-O's pty is what the runtime stands on."""
+    box.create_and_start(SLEEP)
+    file = place / "process.json"
+    script = "tty; test -t 0 && test -t 1 && test -t 2 && echo all; read line; echo got $line; exit 6"
+    file.write_text(json.dumps({**box.process, "terminal": True, "args": ["/bin/sh", "-c", script]}))
+    with Foreground(box, command=["exec", "--process", str(file), box.id], env=CRIO) as front:
+        assert b"/dev/pts/" in front.read_until(b"all")
+        os.write(front.master, b"typed\n")
+        front.read_until(b"got typed")
+        assert front.finish() == 6
+
+
+@pytest.mark.parametrize("stays", [False, True])
+@lacks("runc", "crun", what="a stand-in for CRIU that it would accept", always=False)
+def test_checkpoint(box: Box, place: Path, *, stays: bool) -> None:
+    """File locks are always allowed; a container that isn't to run on is gone afterwards."""
+    criu = StandIn(place / "criu")
+    box.create_and_start(SLEEP)
+    paths = ("--image-path", place / "images", "--work-path", place / "work")
+    left = ["--leave-running"] if stays else []
+    box.runtime("checkpoint", "--file-locks", *paths, *left, box.id, env={**CRIO, **criu.environment})
+    assert criu.asked["type"] == DUMP
+    assert (criu.asked["images"], criu.asked["work"]) == (str(place / "images"), str(place / "work"))
+    assert criu.options(8) == [1], "file_locks"
+    state = box.runtime("state", box.id, env=CRIO, check=False)
+    assert (state.rc == 0) == stays
+
+
+@peer_fails("crun", "Debian's is built without CRIU")
+def test_checkpoint_is_asked_for(box: Box) -> None:
+    """By its help, whose exit status is the answer."""
+    assert "--file-locks" in box.runtime("checkpoint", "--help", env=CRIO).out
+
+
+def test_drop_in_of_crio() -> None:
+    """A handler `ocirt` through conmon, at the paths of hack/install; nothing that CRI-O wouldn't know."""
+    config = tomllib.loads((CONTRIB / "cri-o/10-ocirt.conf").read_text())
+    handler = {"runtime_path": "/usr/local/bin/ocirt", "runtime_type": "oci", "runtime_root": "/run/ocirt"}
+    assert config == {"crio": {"runtime": {"runtimes": {"ocirt": handler}}}}
+
+
 @peer_fails("crun", "has no features command in this version")
 def test_features(box: Box) -> None:
     features = json.loads(box.runtime("features", env=CRIO).out)
@@ -193,6 +239,23 @@ def test_conmon_with_a_terminal(box: Box, place: Path) -> None:
     wait_dead(int((place / "conmon.pid").read_text()))
     assert (place / box.id).read_text() == "3"
     assert "/dev/" in (place / "ctr.log").read_text()
+
+
+def test_conmon_with_systemd(box: Box, place: Path) -> None:
+    """CRI-O's -s becomes --systemd-cgroup; where there is no systemd, the runtime's words about that are told."""
+    noting, noted = place / "noting", place / "noted"
+    noting.write_text(f'#!/bin/sh\necho "$@" >> {noted}\nexec {box.runtime.path} "$@"\n')
+    noting.chmod(0o755)
+    box.runtime.path = str(noting)
+    box.linux["cgroupsPath"] = f"system.slice:crio:{box.id}"
+    told, _ = conmon(box, place, "-s")
+    words = noted.read_text().splitlines()[0].split()
+    assert "--systemd-cgroup" in words[: words.index("create")]
+    if Path("/run/systemd/system").is_dir():
+        assert told["data"] == box.pid > 0
+    else:
+        assert told["data"] < 0
+        assert re.search("systemd|bus", told["message"])
 
 
 def test_conmon_tells_the_error(box: Box, place: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import pty
 import re
 import subprocess
 import time
@@ -20,6 +22,7 @@ from tests.engines.images import NAME
 from tests.engines.space import Census, Space
 from tests.harness.bundle import make_rootfs
 from tests.harness.runtime import Result
+from tests.harness.terminal import read_until, set_size
 
 CONFIG = """
 version = 2
@@ -187,6 +190,32 @@ def test_terminal(ctr: Ctr, name: str) -> None:
     assert "33 91" in result.out
 
 
+def test_resized_terminal(ctr: Ctr, name: str) -> None:
+    """ctr follows the size of its terminal while the task runs."""
+    ctr.made.append(name)
+    script = "while [ ! -e /end ]; do stty size; sleep 0.1; done; exit 3"
+    argv = ctr.argv("run", "--rm", "--tty", *ctr.given(), NAME, name, "sh", "-c", script)
+    master, slave = pty.openpty()
+    set_size(master, 33, 91)
+    running = ctr.space.popen("setsid", "--ctty", "--wait", *argv, stdin=slave, stdout=slave, stderr=slave)
+    os.close(slave)
+    try:
+        read_until(master, b"33 91")
+        for columns in range(55, 60):  # ctr asks for SIGWINCH a moment after it has set the first size
+            set_size(master, 44, columns)
+            with contextlib.suppress(AssertionError):
+                read_until(master, b"44 %d" % columns, 2)
+                break
+        else:
+            pytest.fail("the terminal inside has kept its size")
+        ctr.execute(name, "touch", "/end")
+        assert running.wait(20) == 3
+    finally:
+        running.kill()
+        running.wait()
+        os.close(master)
+
+
 def test_life(ctr: Ctr, name: str) -> None:
     ctr.background(name)
     seen = [ctr.status(name)]
@@ -290,6 +319,21 @@ def test_log_uri(ctr: Ctr, name: str) -> None:
     ctr("run", "--detach", "--log-uri", f"file://{file}", *ctr.given(), NAME, name, "echo", "logged")
     ctr.wait_for(name, "STOPPED")
     assert file.read_text() == "logged\n"
+
+
+def test_logging_program(ctr: Ctr, name: str) -> None:
+    """--log-uri binary://"""
+    log = ctr.space.directory / f"log-{name}"
+    program = f"#!/bin/sh\nexec 5>&-\n(cat <&3; cat <&4) > {log}\n"
+    ctr.space.write("/usr/local/bin/logger-of-tests", program, 0o755)
+    ctr.made.append(name)
+    uri = "binary:///usr/local/bin/logger-of-tests?key=value"
+    ctr("run", "--detach", "--log-uri", uri, *ctr.given(), NAME, name, "echo", "logged")
+    ctr.wait_for(name, "STOPPED")
+    end = time.monotonic() + 10
+    while not log.exists() or log.read_text() != "logged\n":
+        assert time.monotonic() < end, log.exists() and log.read_text()
+        time.sleep(0.05)
 
 
 def test_config_file(ctr: Ctr, name: str) -> None:

@@ -13,6 +13,7 @@ from tests.engines.conftest import CONTRIB, assert_nothing_left, make_space, nee
 from tests.engines.grpc import GrpcError, call, parse
 from tests.engines.images import NAME
 from tests.engines.space import Space
+from tests.engines.streaming import stream
 from tests.engines.test_containerd import CONFIG, Containerd
 
 SOCKET = "/run/containerd/containerd.sock"
@@ -155,3 +156,35 @@ def test_log(pod: Pod) -> None:
     pod("StartContainer", {1: id})
     assert pod.wait_for(id, EXITED) == 3
     assert " stdout F to the log\n" in (pod.space.directory / "one.log").read_text()
+
+
+def test_streamed_exec(pod: Pod) -> None:
+    """kubectl exec: streams and the exit code."""
+    id = pod.create("c", "/bin/sleep", "1000")
+    pod("StartContainer", {1: id})
+    command = ["/bin/sh", "-c", "echo out; echo err >&2; exit 7"]
+    url = pod("Exec", {1: id, 2: command, 5: True, 6: True})[1].decode()
+    told = stream(pod.space, url)
+    assert (told["1"], told["2"]) == ("out\n", "err\n")
+    assert '"7"' in told["3"]
+
+
+def test_streamed_exec_in_a_terminal(pod: Pod) -> None:
+    id = pod.create("c", "/bin/sleep", "1000")
+    pod("StartContainer", {1: id})
+    url = pod("Exec", {1: id, 2: ["/bin/sh", "-c", "tty; read a; echo got $a"], 3: True, 4: True, 5: True})[1].decode()
+    told = stream(pod.space, url, "word\n", "got word")
+    assert "/dev/" in told["1"]
+    assert "got word" in told["1"]
+
+
+def test_attach(pod: Pod) -> None:
+    """kubectl attach: to what init reads and writes."""
+    script = "while read line; do echo got $line; done"
+    config = {1: {1: "c"}, 2: {1: NAME}, 3: ["/bin/sh", "-c", script], 11: "c.log", 12: True}
+    id = pod("CreateContainer", {1: pod.id, 2: config, 3: pod.config})[1].decode()
+    pod.containers.append(id)
+    pod("StartContainer", {1: id})
+    url = pod("Attach", {1: id, 2: True, 4: True, 5: True})[1].decode()
+    assert "got word" in stream(pod.space, url, "word\n", "got word")["1"]
+    assert " stdout F got word\n" in (pod.space.directory / "c.log").read_text()

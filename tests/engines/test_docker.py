@@ -39,6 +39,10 @@ def programs() -> tuple[str, str]:
     return found  # type: ignore[return-value]
 
 
+#: A runtime that daemon.json does not name: those of both are known then.
+ADDED = ("--add-runtime", "added=/usr/local/bin/ocirt")
+
+
 @pytest.fixture(scope="module")
 def docker_space(program: str, image: tuple[Path, Path]) -> Iterator[Space]:
     daemon, client = programs()
@@ -54,7 +58,7 @@ def docker_space(program: str, image: tuple[Path, Path]) -> Iterator[Space]:
         script = '#!/bin/sh\necho "$@" >> /run/arguments.log\nexec /usr/local/bin/ocirt "$@"\n'
         space.write("/usr/local/bin/noting", script, 0o755)
         space.write("/etc/docker/daemon.json", json.dumps(config))
-        flags = ("--exec-opt", "native.cgroupdriver=cgroupfs", "--bip", "172.30.99.1/24")
+        flags = ("--exec-opt", "native.cgroupdriver=cgroupfs", "--bip", "172.30.99.1/24", *ADDED)
         log = (space.directory / "dockerd.log").open("ab")
         process = space.popen(daemon, *flags, stdout=log, stderr=log)
         log.close()
@@ -272,3 +276,19 @@ def test_runtime_with_arguments(docker_space: Space) -> None:
     commands = [line for line in lines if line.startswith("--debug --root ")]
     for command in (" create ", " start ", " delete "):
         assert [line for line in commands if command in f"{line} "], lines
+
+
+def test_runtime_of_the_command_line(docker_space: Space, name: str) -> None:
+    """dockerd --add-runtime: the same path, the same root, its features asked for."""
+    docker = Docker(docker_space, "added")
+    result = docker.run(NAME, "sh", "-c", "echo out; echo err >&2; exit 7", rc=7)
+    assert (result.out, result.err) == ("out\n", "err\n")
+    assert "no such file or directory" in docker.run(NAME, "/nonexistent", rc=127).err
+    id = docker.background(name, *SLEEP)
+    assert docker("exec", id, "echo", "word").out == "word\n"
+    assert json.loads(docker("inspect", id).out)[0]["HostConfig"]["Runtime"] == "added"
+    docker("stop", "--time", "1", id)
+    docker("rm", id)
+    assert_nothing_left(docker_space, id)
+    info = json.loads(docker_space("docker", "info", "--format", "{{json .Runtimes}}").out)
+    assert info["added"] == {"path": "/usr/local/bin/ocirt"}

@@ -1,17 +1,22 @@
-"""The engine's side of a terminal: the socket on which the runtime sends the pty master."""
+"""The other side of a terminal: the socket that gets the pty master, or a terminal that a command stands on."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import pty
 import select
 import socket
 import struct
+import subprocess
 import termios
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from tests.harness.box import Box
 
 
 class ConsoleSocket:
@@ -78,3 +83,45 @@ def read_until(fd: int, text: bytes, seconds: float = 15) -> bytes:
 def set_size(fd: int, rows: int, columns: int) -> None:
     """ioctl_tty(2) TIOCSWINSZ."""
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+class Foreground:
+    """`run`, or another command, on a terminal of its own, as from a shell."""
+
+    def __init__(
+        self,
+        box: Box,
+        rows: int = 24,
+        columns: int = 80,
+        command: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.master, slave = pty.openpty()
+        set_size(self.master, rows, columns)
+        box.write()
+        argv = box.runtime.argv(command or ["run", "--bundle", str(box.path), box.id])
+        argv = ["/usr/bin/setsid", "--ctty", "--wait", *argv]
+        self.process = subprocess.Popen(argv, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, env=env)
+        os.close(slave)
+
+    def __enter__(self) -> Foreground:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self.master)
+
+    def read_until(self, text: bytes) -> bytes:
+        return read_until(self.master, text)
+
+    def finish(self) -> int:
+        """Exit status; what the terminal still shows is drained so that nothing blocks."""
+        while self.process.poll() is None:
+            if select.select([self.master], [], [], 0.05)[0]:
+                try:
+                    os.read(self.master, 65536)
+                except OSError:
+                    break
+        return self.process.wait(20)

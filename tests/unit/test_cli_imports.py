@@ -73,6 +73,33 @@ def test_a_usage_error_is_explained_by_click(ocirt: list[str]) -> None:
     assert "click" in imports([*ocirt, "state"])
 
 
+#: What `mounts` loads before it finds that its container has stopped; tests/cli/test_costs.py has one that runs.
+MOUNTS = {
+    "_collections_abc", "_ctypes", "_stat", "_struct", "errno", "genericpath", "os", "posixpath", "resource", "stat",
+    *(
+        f"ocirt.{name}"
+        for name in (
+            *("announcing", "bundle", "commands.mounts", "console", "exec", "mounting", "namespaces", "sysctl"),
+            *("identity", "linux", "process", "rootfs", "validation"),
+        )
+    ),
+}  # fmt: skip
+#: And modules of these packages, but for the compiler of filters and what only other commands do.
+PACKAGES = ("ocirt.identity.", "ocirt.linux.", "ocirt.process.", "ocirt.rootfs.", "ocirt.validation.")
+
+
+@pytest.mark.parametrize("action", ["add", "remove"])
+def test_mounts_import_only_what_they_need(ocirt: list[str], tmp_path: Path, action: str) -> None:
+    file = tmp_path / "mounts.json"
+    file.write_text('[{"destination": "/x", "type": "tmpfs", "source": "tmpfs"}]')
+    found = imports([*ocirt, "mounts", action, "c1", str(file)])
+    rest = {name for name in found - ALLOWED - MOUNTS if not name.startswith(PACKAGES)}
+    assert rest == set()
+    assert not {name for name in found if name.startswith("ocirt.identity.seccomp.")}
+    assert found & DEAR == set()
+    assert found >= {"ocirt.mounting", "ocirt.process.steps"}
+
+
 @pytest.mark.parametrize("line", ["features", "--version", "validate /nonexistent"])
 def test_other_commands_import_nothing_dear(ocirt: list[str], line: str) -> None:
     found = imports([*ocirt, *line.split()])

@@ -37,11 +37,13 @@ from tests.engines.test_containerd import (  # noqa: F401 (they are tests)
     test_kill_of_what_has_ended,
     test_life,
     test_log_uri,
+    test_logging_program,
     test_memory,
     test_much_output,
     test_output_and_status,
     test_processes_and_metrics,
     test_program_that_cannot_run,
+    test_resized_terminal,
     test_restart_of_the_daemon,
     test_signals_are_forwarded,
     test_terminal,
@@ -239,21 +241,6 @@ def test_end_while_containerd_is_away(ctr: ShimCtr, name: str) -> None:
         return  # from 2.0 on a shim without processes counts as leaked, containerd's own as well: `delete` is called
     ctr.wait_for(name, "STOPPED")
     assert "exit code 9" in ctr("tasks", "rm", name, rc=None).err
-
-
-def test_logging_program(ctr: ShimCtr, name: str) -> None:
-    """--log-uri binary://"""
-    log = ctr.space.directory / f"log-{name}"
-    program = f"#!/bin/sh\nexec 5>&-\n(cat <&3; cat <&4) > {log}\n"
-    ctr.space.write("/usr/local/bin/logger-of-tests", program, 0o755)
-    ctr.made.append(name)
-    uri = "binary:///usr/local/bin/logger-of-tests?key=value"
-    ctr("run", "--detach", "--log-uri", uri, *ctr.given(), NAME, name, "echo", "logged")
-    ctr.wait_for(name, "STOPPED")
-    end = time.monotonic() + 10
-    while not log.exists() or log.read_text() != "logged\n":
-        assert time.monotonic() < end, log.exists() and log.read_text()
-        time.sleep(0.05)
 
 
 def test_options_of_a_file(ctr: ShimCtr, name: str) -> None:

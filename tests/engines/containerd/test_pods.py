@@ -1,14 +1,13 @@
 """containerd's CRI plugin with io.containerd.ocirt.v1 as a runtime handler: what a kubelet asks for.
 
-The tests of io.containerd.runc.v2 (tests/engines/test_cri.py) with the same outcomes, one shim a pod, streaming, and
-many pods whose shims are killed.
+The tests of io.containerd.runc.v2 (tests/engines/test_cri.py) with the same outcomes, one shim a pod, and many pods
+whose shims are killed.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,10 +26,13 @@ from tests.engines.test_cri import (  # noqa: F401 (some are tests)
     EXITED,
     RUNNING,
     Pod,
+    test_attach,
     test_exec_and_exit_codes,
     test_log,
     test_program_that_cannot_run,
     test_resources_and_stats,
+    test_streamed_exec,
+    test_streamed_exec_in_a_terminal,
 )
 
 HANDLER = "ocirt"
@@ -169,91 +171,6 @@ def wait_for_cri(pod: Pod) -> None:
         except (GrpcError, AssertionError):
             assert time.monotonic() < end
             time.sleep(0.2)
-
-
-#: A client of the streaming server: WebSocket with the protocol v4.channel.k8s.io. Prints what each channel got.
-STREAM = r"""
-import base64, os, socket, struct, sys, json
-host, path, given = sys.argv[1], sys.argv[2], sys.argv[3].encode()
-name, port = host.rsplit(":", 1)
-s = socket.create_connection((name, int(port)), 20)
-s.settimeout(20)
-key = base64.b64encode(os.urandom(16)).decode()
-s.sendall((f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-           f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
-           f"Sec-WebSocket-Protocol: v4.channel.k8s.io\r\n\r\n").encode())
-f = s.makefile("rb")
-assert b" 101 " in f.readline()
-while f.readline().strip():
-    pass
-def send(channel, data):
-    body = bytes([channel]) + data
-    mask = os.urandom(4)
-    head = bytes([0x82, 0x80 | len(body)]) + mask
-    s.sendall(head + bytes(b ^ mask[i % 4] for i, b in enumerate(body)))
-if given:
-    send(0, given)
-out = {1: b"", 2: b"", 3: b""}
-while True:
-    head = f.read(2)
-    if len(head) < 2 or head[0] & 15 == 8:
-        break
-    size = head[1] & 127
-    if size == 126:
-        size = struct.unpack(">H", f.read(2))[0]
-    elif size == 127:
-        size = struct.unpack(">Q", f.read(8))[0]
-    body = f.read(size)
-    if body:
-        out.setdefault(body[0], b"")
-        out[body[0]] += body[1:]
-    if len(sys.argv) > 4 and sys.argv[4].encode() in out[1]:
-        break
-print(json.dumps({k: v.decode() for k, v in out.items()}))
-"""
-
-
-def stream(pod: Pod, url: str, given: str = "", until: str = "") -> dict[str, str]:
-    """{channel: text}: 1 is stdout, 2 stderr, 3 the status."""
-    import json
-
-    found = re.fullmatch(r"https?://([^/]+)(/.*)", url)
-    assert found, url
-    arguments = [found[1], found[2], given, *([until] if until else [])]
-    result: dict[str, str] = json.loads(pod.space("/usr/bin/python3", "-ISc", STREAM, *arguments).out)
-    return result
-
-
-def test_streamed_exec(pod: Pod) -> None:
-    """kubectl exec: streams and the exit code."""
-    id = pod.create("c", "/bin/sleep", "1000")
-    pod("StartContainer", {1: id})
-    command = ["/bin/sh", "-c", "echo out; echo err >&2; exit 7"]
-    url = pod("Exec", {1: id, 2: command, 5: True, 6: True})[1].decode()
-    told = stream(pod, url)
-    assert (told["1"], told["2"]) == ("out\n", "err\n")
-    assert '"7"' in told["3"]
-
-
-def test_streamed_exec_in_a_terminal(pod: Pod) -> None:
-    id = pod.create("c", "/bin/sleep", "1000")
-    pod("StartContainer", {1: id})
-    url = pod("Exec", {1: id, 2: ["/bin/sh", "-c", "tty; read a; echo got $a"], 3: True, 4: True, 5: True})[1].decode()
-    told = stream(pod, url, "word\n", "got word")
-    assert "/dev/" in told["1"]
-    assert "got word" in told["1"]
-
-
-def test_attach(pod: Pod) -> None:
-    """kubectl attach: to what init reads and writes."""
-    script = "while read line; do echo got $line; done"
-    config = {1: {1: "c"}, 2: {1: NAME}, 3: ["/bin/sh", "-c", script], 11: "c.log", 12: True}
-    id = pod("CreateContainer", {1: pod.id, 2: config, 3: pod.config})[1].decode()
-    pod.containers.append(id)
-    pod("StartContainer", {1: id})
-    url = pod("Attach", {1: id, 2: True, 4: True, 5: True})[1].decode()
-    assert "got word" in stream(pod, url, "word\n", "got word")["1"]
-    assert " stdout F got word\n" in (pod.space.directory / "c.log").read_text()
 
 
 def test_port_forward_prerequisites(pod: Pod) -> None:
