@@ -35,7 +35,7 @@ CEILINGS = {
     "resume": (62, 9),
     "update": (92, 11),
     "ps": (62, 7),
-    "features": (105, 6),
+    "features": (150, 12),  # what it reads of the repository, to tell its commit, is now in one file and now in another
     "create": (440, 62),
     "exec": (325, 37),
     "run": (520, 72),
