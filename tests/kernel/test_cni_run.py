@@ -259,6 +259,32 @@ def test_networks_are_made_used_and_removed(site: Site) -> None:
     assert "no network of the name 'red'" in gone.stderr
 
 
+def test_a_network_says_who_is_in_it(site: Site) -> None:
+    site.network("create", "red", "--subnet", "10.61.0.0/24", "--subnet", "fd61::/64")
+    site.run("web", "--network", "red:ip=10.61.0.7,mac=02:00:00:00:00:07,interface=red0", "--network", "bridge")
+    site.run("other", "--network", "red")
+    (red,) = json.loads(site.network("inspect", "red").stdout)
+    assert red["containers"] == ["other", "web"]
+    other, web = sorted(red["attachments"], key=lambda a: a["container"])
+    assert (web["container"], web["interface"], web["mac"]) == ("web", "red0", "02:00:00:00:00:07")
+    assert web["addresses"][0] == "10.61.0.7/24"
+    for found, id in ((other, "other"), (web, "web")):
+        there = site.inside(id, f"ip addr show {found['interface']}").split()
+        assert found["mac"] in there
+        assert set(found["addresses"]) <= set(there)
+        assert [":" in address for address in found["addresses"]] == [False, True]
+    listed = json.loads(site.network("ls", "--format", "json").stdout)
+    assert [[a["interface"] for a in n["attachments"]] for n in listed] == [["eth1"], ["eth0", "red0"]]
+    # before ADD is through there are no addresses
+    cached = site.directory / "cni" / "results" / "red-web-red0"
+    data = json.loads(cached.read_text())
+    result = data.pop("result")
+    cached.write_text(json.dumps(data))
+    (red,) = json.loads(site.network("inspect", "red").stdout)
+    assert {"container": "web", "interface": "red0", "addresses": [], "mac": ""} in red["attachments"]
+    cached.write_text(json.dumps({**data, "result": result}))
+
+
 @pytest.mark.parametrize("moment", ["running", "killed"])
 def test_what_a_crash_leaves_goes_with_delete_or_gc(site: Site, moment: str) -> None:
     site.run("web", "--network", "bridge", "-p", "8080:80")
