@@ -340,6 +340,65 @@ def test_firewall_keeps_networks_apart(lab: Lab, filtered: int) -> None:
     assert left == NOTHING
 
 
+def test_firewall_keeps_networks_without_a_bridge_apart(lab: Lab) -> None:
+    def network(name: str, number: int, policy: str, kind: str = "ptp") -> Any:
+        plugin = {"type": kind, "ipam": ipam(lab, f"10.{number}.0.0/24", f"fd00:{number}::/64")}
+        if kind == "ptp":
+            plugin["ipam"]["routes"] = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
+        else:
+            plugin.update(bridge="br0", isDefaultGateway=True)
+        return lab.network(plugin, PORTMAP, {"type": "firewall", "ingressPolicy": policy}, name=name)
+
+    networks = {
+        "red": network("red", 1, "same-bridge"),
+        "blue": network("blue", 2, "same-bridge"),
+        "alone": network("alone", 3, "isolated"),
+        "open": network("open", 4, "open"),
+        "bridged": network("bridged", 5, "same-bridge", "bridge"),
+    }
+    port = {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}
+    lab.add(networks["bridged"], "bridged1")
+    # tables that were made before there was such a set get it
+    lab.host.sh("for i in ip ip6; do nft delete rule $i ocirt forward handle"
+                " $(nft -a list chain $i ocirt forward | sed -n 's/.*@neighbours.* handle //p');"
+                " nft delete set $i ocirt neighbours; done")  # fmt: skip
+    with lab.host.inside():
+        lab.client.gc(networks["bridged"], [("bridged1", "eth0")])
+    for name in ("red1", "red2", "blue1", "alone1", "alone2", "open1"):
+        lab.add(networks[name[:-1]], name, portMappings=[port] if name == "red1" else [])
+    where = {"red1": (1, 2), "blue1": (2, 2), "alone1": (3, 2), "open1": (4, 2), "bridged1": (5, 2)}
+    for name, (number, last) in where.items():
+        lab.serve(lab.containers[name], f"10.{number}.0.{last}", 80)
+        lab.serve(lab.containers[name], f"fd00:{number}::{last}", 80)
+
+    def reached(client: str) -> set[str]:
+        found: dict[str, list[bool]] = {}
+        for name, (number, last) in where.items():
+            for address in (f"10.{number}.0.{last}", f"fd00:{number}::{last}"):
+                try:
+                    answer = ask(lab.containers[client], address, 80, timeout=0.3)
+                except OSError:
+                    answer = b""
+                found.setdefault(name, []).append(answer.startswith(b"hello"))
+        assert all(len(set(both)) == 1 for both in found.values()), found  # one family as the other
+        return {name for name, both in found.items() if both[0]}
+
+    assert reached("red2") == {"red1", "open1"}
+    assert reached("blue1") == {"open1"}
+    assert reached("alone2") == {"open1"}
+    assert reached("bridged1") == {"open1"}
+    assert reached("open1") == {"red1", "blue1", "alone1", "bridged1"}
+    for client in ("blue1", "alone2", "red2", "bridged1"):
+        assert ask(lab.containers[client], "192.0.2.1", 8080).startswith(b"hello")  # mapped ports are open to all
+    lab.check(networks["red"], "red1")
+    lab.host.sh("nft flush set ip6 ocirt neighbours")
+    with pytest.raises(Error, match="is missing in the set neighbours"):
+        lab.check(networks["red"], "red1")
+    for name in list(lab.containers):
+        lab.delete(networks[name[:-1]], name)
+    assert eventually(lambda: lab.left() == NOTHING), lab.left()
+
+
 def test_spoofed_source_addresses_are_dropped(lab: Lab) -> None:
     network = lab.network(lab.bridge(macspoofchk=True))
     lab.add(network, "one")
