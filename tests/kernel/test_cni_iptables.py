@@ -147,6 +147,42 @@ def test_ptp_masquerades_by_iptables(lab: Lab) -> None:
     assert gone(lab)
 
 
+@pytest.mark.parametrize("backend", ["nftables", "iptables", "proxy"])
+def test_a_port_of_an_address_that_the_host_lacks(lab: Lab, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCIRT_RUN_DIRECTORY", str(lab.directory / "run"))
+    network = lab.network(lab.bridge("10.88.0.0/16", {"subnet": "fd00:88::/64"}), {**PORTMAP, "backend": backend})
+    for address in ("198.51.100.77", "2001:db8::77"):
+        text = f"host port {address}:8080/tcp: the host has no address {address}"
+        with pytest.raises(Error, match=text):
+            lab.add(network, "web", portMappings=[{**PORT, "hostIP": address}])
+    assert gone(lab)
+    lab.add(network, "web", portMappings=[{**PORT, "hostIP": a} for a in ("192.0.2.1", "127.0.0.1", "2001:db8::1")])
+    lab.delete(network, "web")
+    # a host that may bind to others' addresses expects them to come later
+    lab.host.sh("echo 1 > /proc/sys/net/ipv4/ip_nonlocal_bind")
+    lab.add(network, "web", portMappings=[{**PORT, "hostIP": "198.51.100.77"}])
+    lab.delete(network, "web")
+    assert gone(lab)
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables", "proxy"])
+def test_only_the_proxy_holds_its_ports(lab: Lab, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCIRT_RUN_DIRECTORY", str(lab.directory / "run"))
+    network = lab.network(lab.bridge(), {**PORTMAP, "backend": backend})
+    lab.add(network, "web", portMappings=[PORT])
+    lab.serve(lab.containers["web"], "0.0.0.0", 80)
+    if backend == "proxy":
+        with lab.host.socket() as late, pytest.raises(OSError, match="in use"):
+            late.bind(("0.0.0.0", 8080))
+    else:
+        # as docs/networking.md says: it may, and hears nothing from outside
+        late_server = lab.serve(lab.host, "0.0.0.0", 8080)
+        assert ask(lab.outside, "192.0.2.1", 8080).startswith(b"hello|")
+        assert late_server.peers == []
+    lab.delete(network, "web")
+    assert gone(lab)
+
+
 @pytest.mark.parametrize("first", ["nftables", "proxy", "iptables", "reference"])
 @pytest.mark.parametrize("second", ["nftables", "proxy", "iptables"])
 def test_a_port_is_taken_whatever_maps_it(lab: Lab, first: str, second: str, monkeypatch: pytest.MonkeyPatch) -> None:
