@@ -116,6 +116,7 @@ def test_the_administrators_chain_is_asked_first(lab: Lab) -> None:
             "iptablesAdminChainName 'MINE' needs iptables",
         ),
         ({"type": "firewall", "firewalldZone": "trusted"}, "firewalldZone 'trusted'"),
+        ({"type": "firewall", "firewalldZone": "trusted", "backend": "nftables"}, "firewalldZone 'trusted'"),
         ({**PORTMAP, "backend": "proxy", "conditionsV4": ["-s", "10.0.0.0/8"]}, "conditionsV4 .* needs iptables"),
         ({**PORTMAP, "backend": "iptables", "externalSetMarkChain": "a b"}, "must be the name of a chain"),
         ({**PORTMAP, "backend": "iptables", "conditionsV4": ["-s\n-A INPUT"]}, "must be words without spaces"),
@@ -161,6 +162,14 @@ def test_a_port_of_an_address_that_the_host_lacks(lab: Lab, backend: str, monkey
     # a host that may bind to others' addresses expects them to come later
     lab.host.sh("echo 1 > /proc/sys/net/ipv4/ip_nonlocal_bind")
     lab.add(network, "web", portMappings=[{**PORT, "hostIP": "198.51.100.77"}])
+    lab.delete(network, "web")
+    assert gone(lab)
+
+
+def test_a_zone_of_firewalld_means_nothing_to_iptables(lab: Lab) -> None:
+    network = lab.network(lab.bridge(), {"type": "firewall", "backend": "iptables", "firewalldZone": "trusted"})
+    lab.add(network, "web")
+    lab.check(network, "web")
     lab.delete(network, "web")
     assert gone(lab)
 

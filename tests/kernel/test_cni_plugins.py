@@ -417,6 +417,16 @@ def test_spoofed_source_addresses_are_dropped(lab: Lab) -> None:
     assert lab.left() == NOTHING
 
 
+def test_gc_after_the_check_of_sources_was_switched_off(lab: Lab) -> None:
+    lab.add(lab.network(lab.bridge(macspoofchk=True)), "one")
+    for file in (lab.directory / "cache" / "results").iterdir():
+        file.unlink()  # nobody knows any more what was on
+    assert lab.left()["elements"] > 1
+    with lab.host.inside():
+        lab.client.gc(lab.network(lab.bridge()), [])
+    assert eventually(lambda: lab.left() == NOTHING), lab.left()
+
+
 IPTABLES_PORT = {**PORTMAP, "backend": "iptables"}
 
 

@@ -46,7 +46,8 @@ _BACKENDS = ("", "nftables", "iptables")
 def _config(request: Request) -> tuple[str, str]:
     """(policy, backend)."""
     zone, chain = (protocol.string(request.config, k) for k in ("firewalldZone", "iptablesAdminChainName"))
-    if zone:
+    # the reference plugin's iptables passes over it as well: its zone has a default
+    if zone and protocol.string(request.config, "backend") != "iptables":
         raise CNIError(
             UNSUPPORTED_FIELD, f"firewalldZone {zone!r}", "firewalld leaves the plugin's tables alone; leave it out"
         )
