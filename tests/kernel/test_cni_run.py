@@ -285,6 +285,32 @@ def test_a_network_says_who_is_in_it(site: Site) -> None:
     cached.write_text(json.dumps({**data, "result": result}))
 
 
+@pytest.mark.parametrize("fails", ["add", "create"])
+def test_what_cannot_be_undone_is_said_once(site: Site, fails: str) -> None:
+    """However many layers try it: the client, the attachment, create."""
+    plugin = site.directory / "broken"
+    plugin.mkdir()
+    refused = '{"code": 111, "msg": "it cannot be undone"}' if fails == "create" else ""
+    added = 'cat > /dev/null; echo \'{"cniVersion": "1.1.0"}\''
+    if fails == "add":
+        added = 'cat > /dev/null; echo \'{"code": 110, "msg": "it cannot be done"}\'; exit 1'
+        refused = '{"code": 111, "msg": "it cannot be undone"}'
+    (plugin / "broken").write_text(
+        f"#!/bin/sh\nif [ $CNI_COMMAND = ADD ]; then {added}; else echo '{refused}'; exit 1; fi\n"
+    )
+    (plugin / "broken").chmod(0o755)
+    site.environment["CNI_PATH"] = f"{plugin}:builtin"
+    (site.networks / "bad.conflist").write_text(
+        json.dumps({"cniVersion": "1.1.0", "name": "bad", "plugins": [{"type": "broken"}]})
+    )
+    bundle = site.bundle("/nowhere" if fails == "create" else "true")
+    failed = site.ocirt("run", "-d", "-b", bundle, "--network", "bad", "web", check=False)
+    assert failed.returncode != 0
+    assert failed.stderr.count("it cannot be undone") == 1
+    assert failed.stderr.count("take down the network") <= 1
+    shutil.rmtree(site.directory / "cni" / "results")
+
+
 @pytest.mark.parametrize("moment", ["running", "killed"])
 def test_what_a_crash_leaves_goes_with_delete_or_gc(site: Site, moment: str) -> None:
     site.run("web", "--network", "bridge", "-p", "8080:80")
