@@ -330,6 +330,8 @@ def test_whatever_a_plugin_is_given_it_answers_with_an_object(lab: Lab, type: st
         "PATH": "/usr/bin",
     }
     whole = {"cniVersion": "1.1.0", "name": "net1", "type": type, "dataDir": str(lab.directory), **config}
+    if isinstance(whole.get("ipam"), dict):
+        whole["ipam"] = {"dataDir": str(lab.directory / "ipam"), **whole["ipam"]}  # the host's own is no test's
     request = lab.directory / "request"
     request.write_bytes(json.dumps(whole).encode())
     command = ["/usr/bin/python3", "-ISXutf8", "-c", program]
