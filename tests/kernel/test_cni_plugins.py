@@ -150,6 +150,29 @@ def test_host_device_by_other_names(lab: Lab, tmp_path: Path, monkeypatch: pytes
     assert lab.host.ip("link", "show", "dev", "dev7")[0]["ifname"] == "dev7"
 
 
+def test_host_device_by_its_path_in_the_kernel(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.host.sh("ip link add dev7 type veth peer name far7")
+    devices = tmp_path / "devices"
+    monkeypatch.setattr(host_device, "_DEVICES", str(devices))
+    (devices / "pci0000:00" / "0000:00:07.0" / "net" / "dev7").mkdir(parents=True)
+    (devices / "pci0000:00" / "0000:00:08.0").mkdir()
+    network = lab.network({"type": "host-device", "kernelpath": f"{devices}/pci0000:00/0000:00:07.0"})
+    lab.add(network, "web")
+    assert [i["ifname"] for i in lab.containers["web"].ip("link")] == ["lo", "eth0"]
+    lab.check(network, "web")
+    lab.delete(network, "web")
+    assert lab.host.ip("link", "show", "dev", "dev7")[0]["ifname"] == "dev7"
+    for path, message in (
+        (f"{devices}/pci0000:00/0000:00:08.0", "no network device in .*0000:00:08.0/net"),
+        (f"{devices}/../devices/pci0000:00/0000:00:07.0", "must be absolute and in"),
+        ("/etc", "must be absolute and in"),
+        ("pci0000:00/0000:00:07.0", "must be absolute and in"),
+    ):
+        with pytest.raises(Error, match=message):
+            lab.add(lab.network({"type": "host-device", "kernelpath": path}), "web")
+    assert lab.host.ip("link", "show", "dev", "dev7")[0]["ifname"] == "dev7"
+
+
 def test_a_device_that_a_program_drives_is_not_moved(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_device, "_PCI", str(tmp_path / "pci"))
     (tmp_path / "pci" / "0000:00:07.0").mkdir(parents=True)
@@ -547,6 +570,33 @@ def test_overlay_joins_containers_of_two_hosts(tmp_path: Path, six: bool, monkey
             assert [n for n in left.pop("links") if n not in ("under", "oco42")] == []
             assert left == {k: v for k, v in NOTHING.items() if k != "links"}
         assert list((tmp_path / "run" / "overlays").iterdir()) == []
+    finally:
+        hosts.close()
+
+
+def test_an_overlay_by_another_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCIRT_RUN_DIRECTORY", str(tmp_path / "run"))
+    hosts = Hosts(tmp_path, six=False)
+    try:
+        networks = []
+        for i, lab in enumerate(hosts.labs):
+            addresses = {"type": "static", "addresses": [{"address": f"10.50.0.{i + 1}/24"}]}
+            plugin = {"type": "overlay", "vni": 42, "port": 4790, "peers": ["172.16.0.1", "172.16.0.2"]}
+            networks.append(lab.network({**plugin, "ipam": addresses}, name="over"))
+            lab.add(networks[i], "web")
+        one, two = hosts.labs
+        two.serve(two.containers["web"], "0.0.0.0", 80)
+        assert ask(one.containers["web"], "10.50.0.2", 80) == b"hello|10.50.0.1"
+        (link,) = one.host.ip("link", "show", "dev", "ocv42")
+        assert link["linkinfo"]["info_data"]["port"] == 4790
+        for lab, network in zip(hosts.labs, networks, strict=True):
+            lab.check(network, "web")
+            lab.delete(network, "web")
+            with lab.host.inside():
+                lab.client.gc(network, [])
+        for port in (0, -1, 65536):
+            with pytest.raises(Error, match=f"invalid port {port}.*must be 1 to 65535"):
+                one.add(one.network({"type": "overlay", "vni": 43, "port": port, "peers": []}), "web")
     finally:
         hosts.close()
 
