@@ -137,9 +137,11 @@ def tuned(lab: Lab) -> dict[str, Any]:
 
 
 def by_ptp(lab: Lab) -> list[dict[str, Any]]:
+    pytest.importorskip("pyroute2")  # here, so that the children needn't import it each
     ptp = {"type": "ptp", "ipMasq": True, "ipam": ipam(lab, "10.77.0.0/24", "fd00:77::/64")}
     rates = {f"{way}{what}": 8_000_000 for way in ("ingress", "egress") for what in ("Rate", "Burst")}
-    return [ptp, {**PORTMAP, "masqAll": True}, tuned(lab), {"type": "bandwidth", **rates}]
+    firewall = {"type": "firewall", "ingressPolicy": "same-bridge"}
+    return [ptp, {**PORTMAP, "masqAll": True}, tuned(lab), firewall, {"type": "bandwidth", **rates}]
 
 
 def by_macvlan(lab: Lab) -> list[dict[str, Any]]:
@@ -174,11 +176,11 @@ def left_of_any(lab: Lab) -> dict[str, Any]:
 NOTHING_OF_ANY = {**NOTHING, "rules": [], "files": [], "inside": []}
 
 CHAINS: dict[str, tuple[Callable[[Lab], list[dict[str, Any]]], int]] = {
-    # how it is made, and of how many steps one is tried: DHCP takes its time
+    # how it is made, and of how many steps one is tried: these take their time
     "iptables": (by_iptables, 1),
-    "ptp": (by_ptp, 1),
+    "ptp": (by_ptp, 2),
     "macvlan": (by_macvlan, 1),
-    "dhcp": (by_dhcp, 3),
+    "dhcp": (by_dhcp, 4),
     "overlay": (by_overlay, 1),
 }
 
