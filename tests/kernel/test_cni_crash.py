@@ -180,7 +180,7 @@ CHAINS: dict[str, tuple[Callable[[Lab], list[dict[str, Any]]], int]] = {
     "iptables": (by_iptables, 1),
     "ptp": (by_ptp, 2),
     "macvlan": (by_macvlan, 1),
-    "dhcp": (by_dhcp, 4),
+    "dhcp": (by_dhcp, 3),
     "overlay": (by_overlay, 1),
 }
 
@@ -238,7 +238,7 @@ def test_other_chains_killed(lab: Lab, kind: str, crash: str) -> None:
             lab.containers.pop("web").close()
             step += stride
             tried += 1
-        assert tried > 3, step
+        assert tried > 3, step  # the last was through
     finally:
         with lab.host.inside():
             lab.client.gc(network, [])
