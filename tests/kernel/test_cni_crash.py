@@ -175,6 +175,19 @@ def left_of_any(lab: Lab) -> dict[str, Any]:
 
 NOTHING_OF_ANY = {**NOTHING, "rules": [], "files": [], "inside": []}
 
+
+def serving(lab: Lab) -> list[str]:
+    """The processes that have a record of this test's open, also one that is deleted."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if str(link.readlink()).startswith(f"{lab.directory}/run/"):
+                found.append(link.parts[2])
+        except OSError:
+            continue
+    return found
+
+
 CHAINS: dict[str, tuple[Callable[[Lab], list[dict[str, Any]]], int]] = {
     # how it is made, and of how many steps one is tried: these take their time
     "iptables": (by_iptables, 1),
@@ -243,6 +256,8 @@ def test_other_chains_killed(lab: Lab, kind: str, crash: str) -> None:
         with lab.host.inside():
             lab.client.gc(network, [])
     assert [p for p in (lab.directory / "run").glob("*/*") if not p.name.startswith(".")] == []
+    # nor is there a process whose record is gone
+    assert eventually(lambda: serving(lab) == []), serving(lab)
 
 
 def test_an_attachment_that_crashed_is_made_again_by_add(lab: Lab) -> None:
