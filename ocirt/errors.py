@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from typing import Self
 
 
+_UNDOING = "while undoing: "
+
+
 class Error(Exception):
     """What ocirt raises when an operation can't be done.
 
@@ -36,6 +39,16 @@ class Error(Exception):
     def note(self, text: str) -> None:
         """Add what went wrong while undoing; it never replaces the first error."""
         self.notes.append(text)
+
+    def note_undoing(self, failure: BaseException, what: str = "") -> None:
+        """Note that `what` (an imperative phrase) failed, unless somebody further in has tried and noted the same."""
+        text = str(failure)
+        if what and text.split(": ", 1)[0] != what:
+            text = f"{what}: {text}"
+        whole = f"{_UNDOING}{text}"
+        told = [note.removeprefix(_UNDOING) for note in self.notes if note.startswith(_UNDOING)]
+        if not any(whole.endswith(f": {earlier}") for earlier in told):
+            self.note(whole)
 
 
 class NotFound(Error):
@@ -147,4 +160,4 @@ class Undo:
                 function()
             except (Error, OSError) as failure:
                 if isinstance(error, Error):
-                    error.note(f"while undoing: {what}: {failure}")
+                    error.note_undoing(failure, what)

@@ -67,7 +67,7 @@ class Client:
             self._delete(network, attachment, None, refused=error)
         except Error as failure:
             if isinstance(error, Error):
-                error.note(f"while undoing: {failure}")
+                error.note_undoing(failure)
 
     def check(self, network: NetworkList, attachment: Attachment) -> None:
         """CNIError if the attachment isn't as ADD left it."""

@@ -19,6 +19,23 @@ _EADDRINUSE, _EADDRNOTAVAIL, _EAFNOSUPPORT = 98, 99, 97
 _LISTEN, _UNCONNECTED = "0A", "07"
 
 
+def check_addresses(mappings: Iterable[PortMapping]) -> None:
+    """CNIError for a mapping of an address that no program could bind to (with ip_nonlocal_bind there is none)."""
+    for m in {m.address: m for m in mappings if m.address}.values():
+        family = _socket.AF_INET if len(m.address) == 4 else _socket.AF_INET6
+        try:
+            made = _socket.socket(family, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+            try:
+                made.bind((ip_text(m.address), 0))
+            finally:
+                made.close()
+        except OSError as error:
+            if error.errno in (_EADDRNOTAVAIL, _EAFNOSUPPORT):
+                text = f"host port {m}: the host has no address {ip_text(m.address)}"
+                raise CNIError(protocol.INTERNAL, text) from error
+            # anything else is for whoever uses the port to say
+
+
 def check_free(mappings: Iterable[PortMapping], families: Iterable[int] = (2, 10)) -> None:
     """CNIError that names the program if one on this host listens on one of the ports.
 

@@ -124,9 +124,7 @@ def describe(
         if port_backend:
             portmap["backend"] = port_backend
         plugins.append(portmap)
-        firewall: dict[str, Any] = {"type": "firewall", "ingressPolicy": "isolated" if isolate else "same-bridge"}
-        if driver != "ptp" or isolate:
-            plugins.append(firewall)
+        plugins.append({"type": "firewall", "ingressPolicy": "isolated" if isolate else "same-bridge"})
     plugins.append({"type": "bandwidth", "capabilities": {"bandwidth": True}})
     return {"cniVersion": protocol.CURRENT, "name": name, "ocirt": True, "plugins": plugins}
 

@@ -154,12 +154,13 @@ def _stop(path: str) -> None:
     except FileNotFoundError:
         return
     try:
-        # first the name: a service that is just starting sees by that that it isn't wanted
+        # while the process is there the record stays: whoever comes after one that was killed here finds it by that
+        _end(fd)
         try:
             os.unlink(path)
         except FileNotFoundError:
             pass
-        _end(fd)
+        _end(fd)  # one that was just starting; one that takes the lock later sees that its record is gone
     finally:
         os.close(fd)
 

@@ -11,6 +11,7 @@ however many there are; that a port is taken is the kernel's EEXIST.
     everyone              destinations whose every client is masqueraded (masqAll)
     protected, members    addresses, and interface . address: what comes from another network is dropped
     isolated              interface . address: what comes from the same network is dropped
+    neighbours            group of interfaces . address: the same as members, for containers without a bridge
 
 An element's comment says whose it is, so that what a container left behind is
 found without the container, its namespace or any file.
@@ -38,7 +39,7 @@ FAMILIES = (nft.IP, nft.IP6)
 #: Maps whose elements belong to one attachment.
 PORT_MAPS = ("ports", "hostports", "ranges", "hostranges")
 ADDRESS_MAPS = ("outgoing", "hairpin", "everyone")
-FIREWALL_SETS = ("protected", "members", "isolated")
+FIREWALL_SETS = ("protected", "members", "isolated", "neighbours")
 
 _SOURCE = {nft.IP: (12, 4), nft.IP6: (8, 16)}  # offset and length in the header
 _DESTINATION = {nft.IP: (16, 4), nft.IP6: (24, 16)}
@@ -95,6 +96,7 @@ def static(family: int) -> list[Message]:
         messages.append(nft.rule(family, NAME, name, local, nft.verdict(nft.JUMP, "mapped")))
     messages += _postrouting_rules(family)
     messages += _forward_rules(family)
+    messages += _neighbours(family, len(sets) + 1)
     return messages
 
 
@@ -113,6 +115,23 @@ def _forward_rules(family: int) -> list[Message]:
     within = by_interface + nft.lookup(nft.R0, "isolated")
     chain = nft.base_chain(family, NAME, "forward", type="filter", hook=nft.FORWARD, priority=nft.PRIORITY_FILTER)
     return [chain, *(nft.rule(family, NAME, "forward", untouched, r, nft.verdict(nft.DROP)) for r in (between, within))]
+
+
+def _neighbours(family: int, id: int = 1) -> list[Message]:
+    """The set of that name and its rule, before the others: for `static`, and tables that were made without it."""
+    by_group = nft.meta(nft.R0, nft.META_IIFGROUP) + destination(family, nft.R0 + 1)
+    found = nft.lookup(nft.R0, "neighbours")
+    return [
+        nft.make_set(family, NAME, "neighbours", (nft.GROUP, _ADDRESS[family]), id=id),
+        nft.rule(family, NAME, "forward", by_group, found, nft.verdict(nft.RETURN), first=True),
+    ]
+
+
+def group_of(network: str) -> int:
+    """The group of the host's ends of pairs that have no bridge, by which the kernel sees them as one network."""
+    from zlib import crc32
+
+    return crc32(network.encode()) | 1 << 30  # none that somebody would choose by hand
 
 
 def _dnat_rules(family: int) -> list[Message]:
@@ -204,6 +223,15 @@ def ensure(socket: Socket, families: Sequence[int] = FAMILIES) -> bool:
             if error.errno != EEXIST:  # another process was first
                 raise
     return made
+
+
+def ensure_neighbours(socket: Socket, family: int) -> None:
+    """Make the set `neighbours` in a table that was made without it."""
+    try:
+        nft.commit(socket, _neighbours(family))
+    except Error as error:
+        if error.errno != EEXIST:  # another process was first
+            raise
 
 
 # --- whose an element is --------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from ocirt.cni.cache import Entry
     from ocirt.cni.config import NetworkList
 
 
@@ -87,17 +88,31 @@ def _create(options: Options) -> None:
 
 
 def _described(network: NetworkList) -> dict[str, Any]:
-    users = sorted({entry.attachment.container for entry in _attachments(network.name)})
+    attachments = [_attached(entry) for entry in _attachments(network.name)]
     return {
         "name": network.name,
         "file": network.path,
         "cniVersion": network.version,
         "plugins": network.plugins,
-        "containers": users,
+        "containers": sorted({a["container"] for a in attachments}),
+        "attachments": attachments,
     }
 
 
-def _attachments(name: str) -> Iterator[Any]:
+def _attached(entry: Entry) -> dict[str, Any]:
+    """An attachment as ADD left it; one whose ADD isn't through has no address yet."""
+    result = entry.parsed()
+    ifname = entry.attachment.ifname
+    interfaces = [i for i in result.interfaces if i["name"] == ifname and i.get("sandbox")] if result else []
+    return {
+        "container": entry.attachment.container,
+        "interface": ifname,
+        "addresses": [ip["address"] for ip in result.container_ips(ifname)] if result else [],
+        "mac": interfaces[0].get("mac", "") if interfaces else "",
+    }
+
+
+def _attachments(name: str) -> Iterator[Entry]:
     from ocirt.cni import cache
 
     return cache.entries(default_client().directory, network=name)

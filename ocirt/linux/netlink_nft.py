@@ -37,6 +37,7 @@ _SUBSYSTEM = 10 << 8
 (_NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _GETCHAIN, _DELCHAIN, _NEWRULE, _GETRULE, _DELRULE, _NEWSET, _GETSET,
  _DELSET, _NEWELEM, _GETELEM, _DELELEM) = (_SUBSYSTEM | n for n in range(15))  # fmt: skip
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
+_NLM_F_APPEND = 0x800
 
 # hooks and priorities of base chains
 PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING = range(5)
@@ -44,9 +45,9 @@ PRIORITY_RAW, PRIORITY_DSTNAT, PRIORITY_FILTER, PRIORITY_SRCNAT = -300, -100, 0,
 
 # sets
 _SET_INTERVAL, _SET_MAP, _SET_CONCAT = 0x4, 0x8, 0x80
-IPV4, IPV6, PROTO, SERVICE, IFNAME, ETHER = 7, 8, 12, 13, 41, 9  # key types as nft numbers them
+IPV4, IPV6, PROTO, SERVICE, IFNAME, ETHER, GROUP = 7, 8, 12, 13, 41, 9, 35  # key types as nft numbers them
 VERDICT = 0xFFFFFF00
-_LENGTH = {IPV4: 4, IPV6: 16, PROTO: 1, SERVICE: 2, IFNAME: 16, ETHER: 6, VERDICT: 16}
+_LENGTH = {IPV4: 4, IPV6: 16, PROTO: 1, SERVICE: 2, IFNAME: 16, ETHER: 6, GROUP: 4, VERDICT: 16}
 
 # registers
 REG1, REG2, R0 = 1, 2, 8
@@ -57,7 +58,7 @@ DROP, ACCEPT, JUMP, GOTO, RETURN = 0, 1, -3, -4, -5
 # cmp
 EQ, NEQ = 0, 1
 
-META_OIFNAME, META_IIFNAME, META_L4PROTO = 7, 6, 16
+META_OIFNAME, META_IIFNAME, META_L4PROTO, META_IIFGROUP = 7, 6, 16, 21
 CT_STATUS, CT_STATE = 2, 0
 STATUS_DNAT = 0x20
 LINK, NETWORK, TRANSPORT = 0, 1, 2
@@ -133,13 +134,13 @@ def flush_chain(family: int, table: str, name: str) -> Message:
     return _message(_DELRULE, 0, family, f"flush chain {{family}} {table} {name}", text(1, table), text(2, name))
 
 
-def rule(family: int, table: str, chain: str, *expressions: bytes, comment: str = "") -> Message:
-    """Append a rule: expressions as the functions below make them."""
+def rule(family: int, table: str, chain: str, *expressions: bytes, comment: str = "", first: bool = False) -> Message:
+    """Append a rule, or put it `first`: expressions as the functions below make them."""
     parts = [text(1, table), text(2, chain), nest(4, *expressions)]
     if comment:
         parts.append(attribute(7, _comment(comment)))
     shown = f"add rule {{family}} {table} {chain}"
-    return _message(_NEWRULE, NLM_F_CREATE | 0x800, family, shown, *parts)
+    return _message(_NEWRULE, NLM_F_CREATE | (0 if first else _NLM_F_APPEND), family, shown, *parts)
 
 
 def delete_rule(family: int, table: str, chain: str, handle: int) -> Message:

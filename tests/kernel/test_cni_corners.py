@@ -242,17 +242,20 @@ def test_gc_leaves_alone_who_has_come_while_it_waited(lab: Lab, monkeypatch: pyt
 # --- reload ---------------------------------------------------------------------------------------------------
 
 
-def test_reload_puts_all_back(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kind", "policy"), [("bridge", "isolated"), ("ptp", "same-bridge")])
+def test_reload_puts_all_back(lab: Lab, kind: str, policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OCIRT_CNI_DIRECTORY", str(lab.directory / "cache"))
     network = lab.network(
-        lab.bridge(macspoofchk=True),
+        {**lab.bridge(macspoofchk=True), "type": kind},
         {**PORTMAP, "backend": "", "masqAll": True},
-        {"type": "firewall", "ingressPolicy": "isolated"},
+        {"type": "firewall", "ingressPolicy": policy},
     )
     lab.add(network, "web", portMappings=[{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}])
     with lab.host.inside():
         before = lab.host.sh("nft list ruleset")
-        for script in ("nft flush ruleset", "nft delete table bridge ocirt", "true"):
+        assert before.count('"net1/web/eth0"') >= 6
+        other = "bridge" if kind == "bridge" else "ip"
+        for script in ("nft flush ruleset", f"nft delete table {other} ocirt", "true"):
             lab.host.sh(script)
             reload.reload(str(lab.directory))
             assert sorted(lab.host.sh("nft list ruleset").splitlines()) == sorted(before.splitlines())
@@ -330,6 +333,8 @@ def test_whatever_a_plugin_is_given_it_answers_with_an_object(lab: Lab, type: st
         "PATH": "/usr/bin",
     }
     whole = {"cniVersion": "1.1.0", "name": "net1", "type": type, "dataDir": str(lab.directory), **config}
+    if isinstance(whole.get("ipam"), dict):
+        whole["ipam"] = {"dataDir": str(lab.directory / "ipam"), **whole["ipam"]}  # the host's own is no test's
     request = lab.directory / "request"
     request.write_bytes(json.dumps(whole).encode())
     command = ["/usr/bin/python3", "-ISXutf8", "-c", program]

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ocirt.cni import cache, collect
+from ocirt.cni import cache, collect, iptables
 from ocirt.cni.client import Client
+from ocirt.cni.plugins import bandwidth
 from ocirt.errors import Error
 from ocirt.linux import netlink
 from tests.harness.waiting import eventually
 from tests.kernel.netlab import Namespace, ask
-from tests.kernel.test_cni_bridge import NOTHING, PORTMAP, Lab
+from tests.kernel.test_cni_bridge import NOTHING, OURS, PORTMAP, Lab
+from tests.kernel.test_cni_plugins import IPTABLES_PORT, UDHCPD, ipam
 
 PORTS = [
     {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
@@ -65,6 +69,8 @@ def kill_at(step: int, action: Callable[..., Any], *what: Any) -> bool:
             for name in CHANGES:
                 setattr(os, name, counted(getattr(os, name)))
             netlink.Socket._send = counted(netlink.Socket._send)  # type: ignore[method-assign]
+            for module, name in ((iptables, "_restore"), (bandwidth, "_shape"), (bandwidth, "_redirect")):
+                setattr(module, name, counted(getattr(module, name)))
             action(*what)
             os._exit(0)
         except BaseException:
@@ -119,6 +125,139 @@ def test_killed_after_each_step(lab: Lab, crash: str, recover: str) -> None:
     lab.add(network, "web", portMappings=PORTS)
     lab.serve(lab.containers["web"], "0.0.0.0", 80)
     assert ask(lab.outside, "192.0.2.1", 8080) == b"hello|192.0.2.2"
+
+
+def by_iptables(lab: Lab) -> list[dict[str, Any]]:
+    bridge = lab.bridge("10.88.0.0/16", hairpinMode=True, ipMasqBackend="iptables")
+    return [bridge, IPTABLES_PORT, {"type": "firewall", "backend": "iptables"}]
+
+
+def tuned(lab: Lab) -> dict[str, Any]:
+    return {"type": "tuning", "dataDir": str(lab.directory / "tuning"), "mtu": 1300, "promisc": True}
+
+
+def by_ptp(lab: Lab) -> list[dict[str, Any]]:
+    pytest.importorskip("pyroute2")  # here, so that the children needn't import it each
+    ptp = {"type": "ptp", "ipMasq": True, "ipam": ipam(lab, "10.77.0.0/24", "fd00:77::/64")}
+    rates = {f"{way}{what}": 8_000_000 for way in ("ingress", "egress") for what in ("Rate", "Burst")}
+    firewall = {"type": "firewall", "ingressPolicy": "same-bridge"}
+    return [ptp, {**PORTMAP, "masqAll": True}, tuned(lab), firewall, {"type": "bandwidth", **rates}]
+
+
+def by_macvlan(lab: Lab) -> list[dict[str, Any]]:
+    return [{"type": "macvlan", "master": "wire", "ipam": ipam(lab, "192.0.2.0/24")}, tuned(lab)]
+
+
+def by_dhcp(lab: Lab) -> list[dict[str, Any]]:
+    return [{"type": "macvlan", "master": "wire", "ipam": {"type": "dhcp", "timeout": 10}}]
+
+
+def by_overlay(lab: Lab) -> list[dict[str, Any]]:
+    (lab.directory / "peers").write_text("192.0.2.1\n192.0.2.2\n")
+    addresses = ipam(lab, "10.50.0.0/16")
+    overlay = {"type": "overlay", "bridge": "br0", "vni": 42, "peers": str(lab.directory / "peers")}
+    return [{**overlay, "isDefaultGateway": True, "ipam": addresses}, PORTMAP]
+
+
+def left_of_any(lab: Lab) -> dict[str, Any]:
+    """As Lab.left, and what is in no table of ours, in the container, and in the processes that serve it."""
+    left = lab.left()
+    left["elements"] = lab.host.sh("nft list ruleset").count('comment "net1/')
+    # an overlay's own interface and watcher are the network's: they go when it has nobody left and GC comes
+    left["links"] = [name for name in left["links"] if name != "ocv42"]
+    left["rules"] = [line for line in lab.host.sh("iptables-save; ip6tables-save").splitlines() if "ocirt:" in line]
+    kept = [*(lab.directory / "tuning").glob("*"), *(lab.directory / "run" / "leases").glob("*")]
+    left["files"] = sorted(path.name for path in kept)
+    inside = lab.containers["web"]
+    left["inside"] = [i["ifname"] for i in inside.ip("link") if i["ifname"] not in OURS] if inside.fd >= 0 else []
+    return left
+
+
+NOTHING_OF_ANY = {**NOTHING, "rules": [], "files": [], "inside": []}
+
+
+def serving(lab: Lab) -> list[str]:
+    """The processes that have a record of this test's open, also one that is deleted."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if str(link.readlink()).startswith(f"{lab.directory}/run/"):
+                found.append(link.parts[2])
+        except OSError:
+            continue
+    return found
+
+
+CHAINS: dict[str, tuple[Callable[[Lab], list[dict[str, Any]]], int]] = {
+    # how it is made, and of how many steps one is tried: these take their time
+    "iptables": (by_iptables, 1),
+    "ptp": (by_ptp, 2),
+    "macvlan": (by_macvlan, 1),
+    "dhcp": (by_dhcp, 3),
+    "overlay": (by_overlay, 1),
+}
+
+
+@pytest.fixture
+def server(lab: Lab, kind: str) -> Iterator[None]:
+    """A DHCP server on the wire, if the chain needs one."""
+    if kind != "dhcp":
+        yield
+        return
+    if not shutil.which("busybox"):
+        pytest.skip("busybox (for its udhcpd) is not installed")
+    (lab.directory / "udhcpd.conf").write_text(UDHCPD.format(lab.directory))
+    (lab.directory / "leases").touch()
+    with lab.outside.inside():
+        command = ["busybox", "udhcpd", "-f", f"{lab.directory}/udhcpd.conf"]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(5)
+
+
+@pytest.mark.parametrize("crash", ["add", "delete"])
+@pytest.mark.parametrize("kind", CHAINS)
+@pytest.mark.usefixtures("server")
+def test_other_chains_killed(lab: Lab, kind: str, crash: str) -> None:
+    """As above; what recovers changes from step to step."""
+    make, stride = CHAINS[kind]
+    network = lab.network(*make(lab))
+    ports = {"portMappings": PORTS} if kind not in ("macvlan", "dhcp") else {}
+    ways = ("delete", "namespace gone", "gc")
+    step = 1
+    tried = 0
+    killed = True
+    try:
+        while killed:
+            lab.containers["web"] = Namespace()
+            attachment = lab.attachment("web", ports)
+            with lab.host.inside():
+                if crash == "delete":
+                    lab.client.add(network, attachment)
+                killed = kill_at(step, lab.client.add if crash == "add" else lab.client.delete, network, attachment)
+                way = ways[tried % len(ways)]
+                if way == "namespace gone":
+                    lab.containers["web"].close()
+                client = Client(directory=lab.client.directory)
+                if way == "gc":
+                    client.gc(network, [])
+                else:
+                    here = lab.attachment("web") if way == "delete" else cache.Attachment("web", "", "eth0")
+                    client.delete(network, here)
+            assert eventually(lambda: left_of_any(lab) == NOTHING_OF_ANY), (step, way, left_of_any(lab))
+            lab.containers.pop("web").close()
+            step += stride
+            tried += 1
+        assert tried > 3, step  # the last was through
+    finally:
+        with lab.host.inside():
+            lab.client.gc(network, [])
+    assert [p for p in (lab.directory / "run").glob("*/*") if not p.name.startswith(".")] == []
+    # nor is there a process whose record is gone
+    assert eventually(lambda: serving(lab) == []), serving(lab)
 
 
 def test_an_attachment_that_crashed_is_made_again_by_add(lab: Lab) -> None:

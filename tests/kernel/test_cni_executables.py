@@ -14,7 +14,7 @@ import pytest
 from ocirt.cni.client import Client
 from ocirt.cni.invoke import find
 from ocirt.cni.plugins import TYPES
-from ocirt.cni.request import BUILTIN
+from ocirt.cni.request import BUILTIN, Attachment
 from ocirt.errors import Error
 from tests.kernel.netlab import Namespace, ask
 from tests.kernel.test_cni_bridge import NOTHING, PORTMAP, Lab
@@ -262,6 +262,27 @@ def test_the_request_that_a_foreign_plugin_gets(lab: Lab, tmp_path: Path) -> Non
     assert environment["CNI_IFNAME"] == "eth0"
     assert environment["CNI_PATH"] == str(tmp_path)
     assert "CNI_CONTAINERID" not in (tmp_path / "GC.env").read_text()
+
+
+@pytest.mark.parametrize("value", ["1", "true", "TRUE", "", "0", "yes"])
+def test_the_callers_own_namespace(lab: Lab, value: str, ours: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused, by the executables as well, unless CNI_NETNS_OVERRIDE says that it is meant."""
+    monkeypatch.setenv("CNI_NETNS_OVERRIDE", value)
+    network = lab.network({"type": "macvlan", "master": "wire"})
+    attachment = Attachment("web", lab.host.path, "own0")
+    for path in ((BUILTIN,), (ours,)):
+        lab.client.path = path
+        with lab.host.inside():
+            if value.lower() not in ("1", "true"):
+                with pytest.raises(Error, match="should not be the same"):
+                    lab.client.add(network, attachment)
+            else:
+                lab.client.add(network, attachment)
+                assert "own0" in [i["ifname"] for i in lab.host.ip("link")]
+                lab.client.check(network, attachment)
+                lab.client.delete(network, attachment)
+        assert "own0" not in [i["ifname"] for i in lab.host.ip("link")]
+    assert lab.left()["cache"] == []
 
 
 def test_a_namespace_that_ends_while_an_executable_deletes(lab: Lab, ours: str) -> None:

@@ -116,6 +116,7 @@ def test_the_administrators_chain_is_asked_first(lab: Lab) -> None:
             "iptablesAdminChainName 'MINE' needs iptables",
         ),
         ({"type": "firewall", "firewalldZone": "trusted"}, "firewalldZone 'trusted'"),
+        ({"type": "firewall", "firewalldZone": "trusted", "backend": "nftables"}, "firewalldZone 'trusted'"),
         ({**PORTMAP, "backend": "proxy", "conditionsV4": ["-s", "10.0.0.0/8"]}, "conditionsV4 .* needs iptables"),
         ({**PORTMAP, "backend": "iptables", "externalSetMarkChain": "a b"}, "must be the name of a chain"),
         ({**PORTMAP, "backend": "iptables", "conditionsV4": ["-s\n-A INPUT"]}, "must be words without spaces"),
@@ -144,6 +145,50 @@ def test_ptp_masquerades_by_iptables(lab: Lab) -> None:
     lab.containers.pop("web").close()
     with lab.host.inside():
         lab.client.gc(network, [])
+    assert gone(lab)
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables", "proxy"])
+def test_a_port_of_an_address_that_the_host_lacks(lab: Lab, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCIRT_RUN_DIRECTORY", str(lab.directory / "run"))
+    network = lab.network(lab.bridge("10.88.0.0/16", {"subnet": "fd00:88::/64"}), {**PORTMAP, "backend": backend})
+    for address in ("198.51.100.77", "2001:db8::77"):
+        text = f"host port {address}:8080/tcp: the host has no address {address}"
+        with pytest.raises(Error, match=text):
+            lab.add(network, "web", portMappings=[{**PORT, "hostIP": address}])
+    assert gone(lab)
+    lab.add(network, "web", portMappings=[{**PORT, "hostIP": a} for a in ("192.0.2.1", "127.0.0.1", "2001:db8::1")])
+    lab.delete(network, "web")
+    # a host that may bind to others' addresses expects them to come later
+    lab.host.sh("echo 1 > /proc/sys/net/ipv4/ip_nonlocal_bind")
+    lab.add(network, "web", portMappings=[{**PORT, "hostIP": "198.51.100.77"}])
+    lab.delete(network, "web")
+    assert gone(lab)
+
+
+def test_a_zone_of_firewalld_means_nothing_to_iptables(lab: Lab) -> None:
+    network = lab.network(lab.bridge(), {"type": "firewall", "backend": "iptables", "firewalldZone": "trusted"})
+    lab.add(network, "web")
+    lab.check(network, "web")
+    lab.delete(network, "web")
+    assert gone(lab)
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables", "proxy"])
+def test_only_the_proxy_holds_its_ports(lab: Lab, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCIRT_RUN_DIRECTORY", str(lab.directory / "run"))
+    network = lab.network(lab.bridge(), {**PORTMAP, "backend": backend})
+    lab.add(network, "web", portMappings=[PORT])
+    lab.serve(lab.containers["web"], "0.0.0.0", 80)
+    if backend == "proxy":
+        with lab.host.socket() as late, pytest.raises(OSError, match="in use"):
+            late.bind(("0.0.0.0", 8080))
+    else:
+        # as docs/networking.md says: it may, and hears nothing from outside
+        late_server = lab.serve(lab.host, "0.0.0.0", 8080)
+        assert ask(lab.outside, "192.0.2.1", 8080).startswith(b"hello|")
+        assert late_server.peers == []
+    lab.delete(network, "web")
     assert gone(lab)
 
 

@@ -150,6 +150,29 @@ def test_host_device_by_other_names(lab: Lab, tmp_path: Path, monkeypatch: pytes
     assert lab.host.ip("link", "show", "dev", "dev7")[0]["ifname"] == "dev7"
 
 
+def test_host_device_by_its_path_in_the_kernel(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.host.sh("ip link add dev7 type veth peer name far7")
+    devices = tmp_path / "devices"
+    monkeypatch.setattr(host_device, "_DEVICES", str(devices))
+    (devices / "pci0000:00" / "0000:00:07.0" / "net" / "dev7").mkdir(parents=True)
+    (devices / "pci0000:00" / "0000:00:08.0").mkdir()
+    network = lab.network({"type": "host-device", "kernelpath": f"{devices}/pci0000:00/0000:00:07.0"})
+    lab.add(network, "web")
+    assert [i["ifname"] for i in lab.containers["web"].ip("link")] == ["lo", "eth0"]
+    lab.check(network, "web")
+    lab.delete(network, "web")
+    assert lab.host.ip("link", "show", "dev", "dev7")[0]["ifname"] == "dev7"
+    for path, message in (
+        (f"{devices}/pci0000:00/0000:00:08.0", "no network device in .*0000:00:08.0/net"),
+        (f"{devices}/../devices/pci0000:00/0000:00:07.0", "must be absolute and in"),
+        ("/etc", "must be absolute and in"),
+        ("pci0000:00/0000:00:07.0", "must be absolute and in"),
+    ):
+        with pytest.raises(Error, match=message):
+            lab.add(lab.network({"type": "host-device", "kernelpath": path}), "web")
+    assert lab.host.ip("link", "show", "dev", "dev7")[0]["ifname"] == "dev7"
+
+
 def test_a_device_that_a_program_drives_is_not_moved(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_device, "_PCI", str(tmp_path / "pci"))
     (tmp_path / "pci" / "0000:00:07.0").mkdir(parents=True)
@@ -340,6 +363,65 @@ def test_firewall_keeps_networks_apart(lab: Lab, filtered: int) -> None:
     assert left == NOTHING
 
 
+def test_firewall_keeps_networks_without_a_bridge_apart(lab: Lab) -> None:
+    def network(name: str, number: int, policy: str, kind: str = "ptp") -> Any:
+        plugin = {"type": kind, "ipam": ipam(lab, f"10.{number}.0.0/24", f"fd00:{number}::/64")}
+        if kind == "ptp":
+            plugin["ipam"]["routes"] = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
+        else:
+            plugin.update(bridge="br0", isDefaultGateway=True)
+        return lab.network(plugin, PORTMAP, {"type": "firewall", "ingressPolicy": policy}, name=name)
+
+    networks = {
+        "red": network("red", 1, "same-bridge"),
+        "blue": network("blue", 2, "same-bridge"),
+        "alone": network("alone", 3, "isolated"),
+        "open": network("open", 4, "open"),
+        "bridged": network("bridged", 5, "same-bridge", "bridge"),
+    }
+    port = {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}
+    lab.add(networks["bridged"], "bridged1")
+    # tables that were made before there was such a set get it
+    lab.host.sh("for i in ip ip6; do nft delete rule $i ocirt forward handle"
+                " $(nft -a list chain $i ocirt forward | sed -n 's/.*@neighbours.* handle //p');"
+                " nft delete set $i ocirt neighbours; done")  # fmt: skip
+    with lab.host.inside():
+        lab.client.gc(networks["bridged"], [("bridged1", "eth0")])
+    for name in ("red1", "red2", "blue1", "alone1", "alone2", "open1"):
+        lab.add(networks[name[:-1]], name, portMappings=[port] if name == "red1" else [])
+    where = {"red1": (1, 2), "blue1": (2, 2), "alone1": (3, 2), "open1": (4, 2), "bridged1": (5, 2)}
+    for name, (number, last) in where.items():
+        lab.serve(lab.containers[name], f"10.{number}.0.{last}", 80)
+        lab.serve(lab.containers[name], f"fd00:{number}::{last}", 80)
+
+    def reached(client: str) -> set[str]:
+        found: dict[str, list[bool]] = {}
+        for name, (number, last) in where.items():
+            for address in (f"10.{number}.0.{last}", f"fd00:{number}::{last}"):
+                try:
+                    answer = ask(lab.containers[client], address, 80, timeout=0.3)
+                except OSError:
+                    answer = b""
+                found.setdefault(name, []).append(answer.startswith(b"hello"))
+        assert all(len(set(both)) == 1 for both in found.values()), found  # one family as the other
+        return {name for name, both in found.items() if both[0]}
+
+    assert reached("red2") == {"red1", "open1"}
+    assert reached("blue1") == {"open1"}
+    assert reached("alone2") == {"open1"}
+    assert reached("bridged1") == {"open1"}
+    assert reached("open1") == {"red1", "blue1", "alone1", "bridged1"}
+    for client in ("blue1", "alone2", "red2", "bridged1"):
+        assert ask(lab.containers[client], "192.0.2.1", 8080).startswith(b"hello")  # mapped ports are open to all
+    lab.check(networks["red"], "red1")
+    lab.host.sh("nft flush set ip6 ocirt neighbours")
+    with pytest.raises(Error, match="is missing in the set neighbours"):
+        lab.check(networks["red"], "red1")
+    for name in list(lab.containers):
+        lab.delete(networks[name[:-1]], name)
+    assert eventually(lambda: lab.left() == NOTHING), lab.left()
+
+
 def test_spoofed_source_addresses_are_dropped(lab: Lab) -> None:
     network = lab.network(lab.bridge(macspoofchk=True))
     lab.add(network, "one")
@@ -356,6 +438,16 @@ def test_spoofed_source_addresses_are_dropped(lab: Lab) -> None:
     lab.delete(network, "one")
     lab.delete(network, "two")
     assert lab.left() == NOTHING
+
+
+def test_gc_after_the_check_of_sources_was_switched_off(lab: Lab) -> None:
+    lab.add(lab.network(lab.bridge(macspoofchk=True)), "one")
+    for file in (lab.directory / "cache" / "results").iterdir():
+        file.unlink()  # nobody knows any more what was on
+    assert lab.left()["elements"] > 1
+    with lab.host.inside():
+        lab.client.gc(lab.network(lab.bridge()), [])
+    assert eventually(lambda: lab.left() == NOTHING), lab.left()
 
 
 IPTABLES_PORT = {**PORTMAP, "backend": "iptables"}
@@ -478,6 +570,33 @@ def test_overlay_joins_containers_of_two_hosts(tmp_path: Path, six: bool, monkey
             assert [n for n in left.pop("links") if n not in ("under", "oco42")] == []
             assert left == {k: v for k, v in NOTHING.items() if k != "links"}
         assert list((tmp_path / "run" / "overlays").iterdir()) == []
+    finally:
+        hosts.close()
+
+
+def test_an_overlay_by_another_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCIRT_RUN_DIRECTORY", str(tmp_path / "run"))
+    hosts = Hosts(tmp_path, six=False)
+    try:
+        networks = []
+        for i, lab in enumerate(hosts.labs):
+            addresses = {"type": "static", "addresses": [{"address": f"10.50.0.{i + 1}/24"}]}
+            plugin = {"type": "overlay", "vni": 42, "port": 4790, "peers": ["172.16.0.1", "172.16.0.2"]}
+            networks.append(lab.network({**plugin, "ipam": addresses}, name="over"))
+            lab.add(networks[i], "web")
+        one, two = hosts.labs
+        two.serve(two.containers["web"], "0.0.0.0", 80)
+        assert ask(one.containers["web"], "10.50.0.2", 80) == b"hello|10.50.0.1"
+        (link,) = one.host.ip("link", "show", "dev", "ocv42")
+        assert link["linkinfo"]["info_data"]["port"] == 4790
+        for lab, network in zip(hosts.labs, networks, strict=True):
+            lab.check(network, "web")
+            lab.delete(network, "web")
+            with lab.host.inside():
+                lab.client.gc(network, [])
+        for port in (0, -1, 65536):
+            with pytest.raises(Error, match=f"invalid port {port}.*must be 1 to 65535"):
+                one.add(one.network({"type": "overlay", "vni": 43, "port": port, "peers": []}), "web")
     finally:
         hosts.close()
 

@@ -259,6 +259,58 @@ def test_networks_are_made_used_and_removed(site: Site) -> None:
     assert "no network of the name 'red'" in gone.stderr
 
 
+def test_a_network_says_who_is_in_it(site: Site) -> None:
+    site.network("create", "red", "--subnet", "10.61.0.0/24", "--subnet", "fd61::/64")
+    site.run("web", "--network", "red:ip=10.61.0.7,mac=02:00:00:00:00:07,interface=red0", "--network", "bridge")
+    site.run("other", "--network", "red")
+    (red,) = json.loads(site.network("inspect", "red").stdout)
+    assert red["containers"] == ["other", "web"]
+    other, web = sorted(red["attachments"], key=lambda a: a["container"])
+    assert (web["container"], web["interface"], web["mac"]) == ("web", "red0", "02:00:00:00:00:07")
+    assert web["addresses"][0] == "10.61.0.7/24"
+    for found, id in ((other, "other"), (web, "web")):
+        there = site.inside(id, f"ip addr show {found['interface']}").split()
+        assert found["mac"] in there
+        assert set(found["addresses"]) <= set(there)
+        assert [":" in address for address in found["addresses"]] == [False, True]
+    listed = json.loads(site.network("ls", "--format", "json").stdout)
+    assert [[a["interface"] for a in n["attachments"]] for n in listed] == [["eth1"], ["eth0", "red0"]]
+    # before ADD is through there are no addresses
+    cached = site.directory / "cni" / "results" / "red-web-red0"
+    data = json.loads(cached.read_text())
+    result = data.pop("result")
+    cached.write_text(json.dumps(data))
+    (red,) = json.loads(site.network("inspect", "red").stdout)
+    assert {"container": "web", "interface": "red0", "addresses": [], "mac": ""} in red["attachments"]
+    cached.write_text(json.dumps({**data, "result": result}))
+
+
+@pytest.mark.parametrize("fails", ["add", "create"])
+def test_what_cannot_be_undone_is_said_once(site: Site, fails: str) -> None:
+    """However many layers try it: the client, the attachment, create."""
+    plugin = site.directory / "broken"
+    plugin.mkdir()
+    refused = '{"code": 111, "msg": "it cannot be undone"}' if fails == "create" else ""
+    added = 'cat > /dev/null; echo \'{"cniVersion": "1.1.0"}\''
+    if fails == "add":
+        added = 'cat > /dev/null; echo \'{"code": 110, "msg": "it cannot be done"}\'; exit 1'
+        refused = '{"code": 111, "msg": "it cannot be undone"}'
+    (plugin / "broken").write_text(
+        f"#!/bin/sh\nif [ $CNI_COMMAND = ADD ]; then {added}; else echo '{refused}'; exit 1; fi\n"
+    )
+    (plugin / "broken").chmod(0o755)
+    site.environment["CNI_PATH"] = f"{plugin}:builtin"
+    (site.networks / "bad.conflist").write_text(
+        json.dumps({"cniVersion": "1.1.0", "name": "bad", "plugins": [{"type": "broken"}]})
+    )
+    bundle = site.bundle("/nowhere" if fails == "create" else "true")
+    failed = site.ocirt("run", "-d", "-b", bundle, "--network", "bad", "web", check=False)
+    assert failed.returncode != 0
+    assert failed.stderr.count("it cannot be undone") == 1
+    assert failed.stderr.count("take down the network") <= 1
+    shutil.rmtree(site.directory / "cni" / "results")
+
+
 @pytest.mark.parametrize("moment", ["running", "killed"])
 def test_what_a_crash_leaves_goes_with_delete_or_gc(site: Site, moment: str) -> None:
     site.run("web", "--network", "bridge", "-p", "8080:80")

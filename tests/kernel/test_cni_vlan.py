@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ocirt.cni.plugins import bridge_ports
 from ocirt.errors import Error
 from tests.harness.waiting import eventually
 from tests.kernel.netlab import Namespace
@@ -74,7 +75,7 @@ def test_a_trunk_carries_its_vlans_only(lab: Lab) -> None:
     plain: dict[str, Any] = {"isDefaultGateway": False, "ipMasq": False}
     red = lab.network(lab.bridge("10.10.0.0/24", vlan=10, **plain), name="red")
     trunk = lab.network(
-        lab.bridge("10.99.0.0/24", vlanTrunk=[{"minID": 10, "maxID": 11}, {"id": 30}], **plain), name="trunk"
+        lab.bridge("10.99.0.0/24", vlanTrunk=[{"minID": 10, "maxID": 11, "id": 30}], **plain), name="trunk"
     )
     lab.add(red, "r1")
     lab.add(trunk, "t")
@@ -93,6 +94,29 @@ def test_a_trunk_carries_its_vlans_only(lab: Lab) -> None:
     lab.delete(red, "r1")
     lab.delete(trunk, "t")
     assert lab.left() == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        ({"id": 30}, [(30, 30)]),
+        ({"minID": 10, "maxID": 11}, [(10, 11)]),
+        ({"MinID": 10, "maxid": 11, "id": 30}, [(10, 11), (30, 30)]),
+        ({"minID": 10, "maxID": 20, "id": 15}, [(10, 20), (15, 15)]),
+    ],
+)
+def test_what_a_trunk_may_say(item: dict[str, int], expected: list[tuple[int, int]]) -> None:
+    assert bridge_ports.Port({"vlanTrunk": [item]}).trunk == expected
+
+
+@pytest.mark.parametrize(
+    "item",
+    [{}, {"id": 0}, {"id": 4095}, {"minID": 1}, {"maxID": 7}, {"minID": 7, "maxID": 6}, {"minID": 7, "id": 8},
+     {"minID": 1, "maxID": 2, "id": 0}],
+)  # fmt: skip
+def test_what_a_trunk_may_not_say(item: dict[str, int]) -> None:
+    with pytest.raises(Error, match=r"invalid vlanTrunk\[0\]: .*, 1 to 4094, in order"):
+        bridge_ports.Port({"vlanTrunk": [item]})
 
 
 @pytest.mark.skipif(has_vlans(), reason="the kernel has CONFIG_BRIDGE_VLAN_FILTERING: there is nothing to refuse")

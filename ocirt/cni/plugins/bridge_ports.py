@@ -45,7 +45,7 @@ class Port:
         self.vlan = protocol.integer(config, "vlan")
         if not 0 <= self.vlan <= 4094:
             raise CNIError(INVALID_CONFIG, f"invalid VLAN ID {self.vlan}", "must be 0 to 4094")
-        self.trunk = [_range(item, i) for i, item in enumerate(protocol.array(config, "vlanTrunk"))]
+        self.trunk = [r for i, item in enumerate(protocol.array(config, "vlanTrunk")) for r in _ranges(item, i)]
 
     def set(self, host: Socket, bridge: Link, port: Link, request: Request, mac: str) -> None:
         """Set what the configuration asks for."""
@@ -148,22 +148,28 @@ class Port:
             _drop(lambda comment: comment == mine)
 
     def collect(self, belongs: Callable[[str], bool], keep: frozenset[str]) -> None:
-        """Take back what belongs to no valid attachment."""
-        if self.spoof_check:
+        """Take back what belongs to no valid attachment, also of the time when the check was on."""
+        try:
             _drop(lambda comment: belongs(comment) and comment not in keep)
+        except Error:
+            if self.spoof_check:
+                raise  # otherwise a kernel without these tables, which can have nothing
 
 
-def _range(item: Any, index: int) -> tuple[int, int]:
-    """`{"id": n}` or `{"minID": a, "maxID": b}` as (first, last)."""
-    found = protocol.mapping(item)
-    if found is not None:
-        one = protocol.integer(found, "id")
-        first, last = (one, one) if one else (protocol.integer(found, "minID"), protocol.integer(found, "maxID"))
-        if 1 <= first <= last <= 4094:
-            return first, last
-    raise CNIError(
-        INVALID_CONFIG, f"invalid vlanTrunk[{index}]: {item!r}", "must be {id} or {minID, maxID}, 1 to 4094, in order"
-    )
+def _ranges(item: Any, index: int) -> list[tuple[int, int]]:
+    """`{"id": n}`, `{"minID": a, "maxID": b}` or all three as [(first, last)]."""
+    found = protocol.mapping(item) or {}
+    made: list[tuple[int, int]] = []
+    for first, last in (("minID", "maxID"), ("id", "id")):
+        if any(protocol.get(found, key) is not None for key in (first, last)):
+            made.append((protocol.integer(found, first), protocol.integer(found, last)))
+    if not made or not all(1 <= first <= last <= 4094 for first, last in made):
+        raise CNIError(
+            INVALID_CONFIG,
+            f"invalid vlanTrunk[{index}]: {item!r}",
+            "must be {id}, {minID, maxID} or both, 1 to 4094, in order",
+        )
+    return made
 
 
 def _vlan(type: int, port: Link, flags: int, first: int, last: int = 0, *, own: bool = False) -> Message:

@@ -4,12 +4,18 @@
 the containers of other protected networks out; `isolated` what comes from the
 container's own network as well. A port that is mapped stays open to all.
 
+Containers behind one bridge are known by its name. Without a bridge (ptp) each
+has an interface of its own on the host: a group of interfaces, set here, says
+which belong together.
+
 With `"backend": "iptables"` the container's traffic is accepted in iptables'
 FORWARD chain instead, for hosts where that drops by default: no other table can
 overrule a drop.
 """
 
 from __future__ import annotations
+
+import sys
 
 from ocirt.cni import protocol, table
 from ocirt.cni.address import parse_cidr
@@ -18,7 +24,7 @@ from ocirt.cni.protocol import INTERNAL, INVALID_CONFIG, NOT_AVAILABLE, UNSUPPOR
 from ocirt.errors import Error, Undo
 from ocirt.linux import netlink_nft as nft
 from ocirt.linux import netlink_route as route
-from ocirt.linux.netlink import EEXIST, u8
+from ocirt.linux.netlink import EEXIST, ENOENT, u8, u32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +46,8 @@ _BACKENDS = ("", "nftables", "iptables")
 def _config(request: Request) -> tuple[str, str]:
     """(policy, backend)."""
     zone, chain = (protocol.string(request.config, k) for k in ("firewalldZone", "iptablesAdminChainName"))
-    if zone:
+    # the reference plugin's iptables passes over it as well: its zone has a default
+    if zone and protocol.string(request.config, "backend") != "iptables":
         raise CNIError(
             UNSUPPORTED_FIELD, f"firewalldZone {zone!r}", "firewalld leaves the plugin's tables alone; leave it out"
         )
@@ -66,16 +73,26 @@ def _elements(owner: Owner, result: Result, policy: str) -> dict[int, dict[str, 
     if not result.interfaces:
         raise CNIError(INVALID_CONFIG, "interfaces required in prevResult")
     bridge = result.interfaces[0]["name"].encode().ljust(16, b"\0")
+    group = table.group_of(owner.network).to_bytes(4, sys.byteorder) if _pair(result) else b""
     comment = owner.comment
     made: dict[int, dict[str, list[nft.Element]]] = {}
     for ip in result.container_ips(owner.ifname):
         family, data, _ = parse_cidr(ip["address"])
         sets = made.setdefault(family, {})
         sets.setdefault("protected", []).append(nft.Element(data, comment=comment))
+        if group and policy != "isolated":
+            sets.setdefault("neighbours", []).append(nft.Element(group + data, comment=comment))
+            continue
         sets.setdefault("members", []).append(nft.Element(bridge + data, comment=comment))
         if policy == "isolated":
             sets.setdefault("isolated", []).append(nft.Element(bridge + data, comment=comment))
     return made
+
+
+def _pair(result: Result) -> str:
+    """The host's end of a pair that no bridge joins to others, "" if there is a bridge."""
+    near, far = [*result.interfaces[:2], {}, {}][:2]
+    return near["name"] if near and not near.get("sandbox") and far.get("sandbox") else ""
 
 
 def add(request: Request) -> Result:
@@ -95,6 +112,11 @@ def add(request: Request) -> Result:
         restore(socket, links.owner(request), result, policy)
         if policy == "isolated":
             _isolate(result)
+        elif _pair(result):
+            group = route.Change().attribute(u32(route.IFLA_GROUP, table.group_of(request.network)))
+            with route.open_route() as host:
+                name = _pair(result)
+                host.request(route.set_link(group.name(name), f"{name} (group)"))
     return result
 
 
@@ -111,10 +133,13 @@ def _add(socket: Socket, family: int, name: str, elements: list[nft.Element]) ->
     try:
         table.commit(socket, messages, (family,))
     except Error as error:
-        if error.errno != EEXIST:
+        if error.errno == ENOENT and name == "neighbours":
+            table.ensure_neighbours(socket, family)
+        elif error.errno == EEXIST:
+            for element in elements:
+                table.drop_elements(socket, family, name, [element])
+        else:
             raise
-        for element in elements:
-            table.drop_elements(socket, family, name, [element])
         nft.commit(socket, messages)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["VERSIONS", "add", "check", "delete", "gc", "status"]
 
 
-_PCI = "/sys/bus/pci/devices"
+_PCI, _DEVICES = "/sys/bus/pci/devices", "/sys/devices"
 #: Drivers of programs that drive a device by themselves (DPDK): the kernel has no interface for it.
 _USERSPACE = ("vfio-pci", "uio_pci_generic", "igb_uio")
 
@@ -53,8 +53,8 @@ def _device(request: Request, host: Socket) -> Link:
     if pci:
         name = _only_entry(_net_of(f"{_PCI}/{pci}"))
     elif path:
-        if not path.startswith("/sys/devices/") or ".." in path.split("/"):
-            raise CNIError(INVALID_CONFIG, f"kernel device path {path!r} must be absolute and in /sys/devices")
+        if not path.startswith(f"{_DEVICES}/") or ".." in path.split("/"):
+            raise CNIError(INVALID_CONFIG, f"kernel device path {path!r} must be absolute and in {_DEVICES}")
         name = _only_entry(f"{path}/net")
     elif mac and not name:
         name = next((link.name for link in route.links(host) if link.mac == mac), "")

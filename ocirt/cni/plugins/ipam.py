@@ -44,7 +44,7 @@ def _take_back(request: Request, kind: str, error: Error) -> None:
     try:
         delegate(request, kind, "DEL")
     except Error as failure:
-        error.note(f"while undoing: {failure}")
+        error.note_undoing(failure)
 
 
 def forward(request: Request, command: str = "") -> None:

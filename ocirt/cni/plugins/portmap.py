@@ -95,6 +95,7 @@ def add(request: Request) -> Result:
     containers = _containers(request, result)
     if not containers:
         raise CNIError(INVALID_CONFIG, f"prevResult has no address for interface {request.ifname}")
+    holders.check_addresses(config.mappings)
     _refuse_taken(request, config, containers)
     if config.backend == "proxy":
         from ocirt.cni import proxies

@@ -211,9 +211,16 @@ def test_signals_that_do_not_end_it(engine: Engine, number: int) -> None:
     if engine.kind.name != "ocirt" and number != signal.SIGPIPE:
         return
     task = engine.running()
+    pid = task.pid
+    task.bundle.logged()
     os.kill(task.shim_pid, number)
     time.sleep(0.2)
     assert task.status == 2
+    said = task.bundle.logged()
+    if number == signal.SIGUSR1:  # it says what it has
+        assert f"{task.id}: init: pid {pid}, " in said
+    else:
+        assert f"{task.id}: init" not in said
     task.end()
 
 
