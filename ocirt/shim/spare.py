@@ -123,7 +123,7 @@ def leave(address: str, idle: int, score: int) -> None:
 
 
 def wait(listener: _socket.socket, address: str, idle: int, score: int) -> None:
-    """Be the spare shim. Returns when nobody has asked for long enough."""
+    """Be the spare shim. Returns when nobody has asked for long enough, or on SIGTERM."""
     import _signal
     import select
 
@@ -142,18 +142,18 @@ def wait(listener: _socket.socket, address: str, idle: int, score: int) -> None:
     listener.listen(_BACKLOG)  # SO_PEERCRED tells of whoever called it last: of us from now on
     poll = select.poll()
     poll.register(listener, select.POLLIN)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, {_signal.SIGCHLD})
-    ended = signals.signalfd({_signal.SIGCHLD})
-    poll.register(ended, select.POLLIN)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, {_signal.SIGCHLD, _signal.SIGTERM})
+    received = signals.signalfd({_signal.SIGCHLD, _signal.SIGTERM})
+    poll.register(received, select.POLLIN)
     children = 0
     while True:
         ready = [fd for fd, _ in poll.poll(idle * 1000)]
-        if ended in ready:
-            signals.read_signal(ended)
+        told = received in ready and signals.read_signal(received) == _signal.SIGTERM
+        if received in ready:
             children -= _reap()
         if listener.fileno() in ready:
             children += _answer(listener)
-        if not ready and not children:
+        if told or not (ready or children):
             sockets.remove(address, sockets.identity(address))
             # who has connected meanwhile is answered by nobody, and forks by itself
             return

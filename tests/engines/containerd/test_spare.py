@@ -207,6 +207,23 @@ def test_killed(engine: Engine) -> None:
     task.end()
 
 
+def test_told_to_end(engine: Engine) -> None:
+    """SIGTERM: it goes, and takes its socket along; the shims of its making live on."""
+    before = set(SOCKETS.glob("*.spare"))
+    task, spare = first(engine)
+    second = engine.running("sleep 1000")
+    assert parent(second.shim_pid) == spare
+    assert set(SOCKETS.glob("*.spare")) - before
+    os.kill(spare, signal.SIGTERM)
+    end = time.monotonic() + 5
+    while set(SOCKETS.glob("*.spare")) - before:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert second.run("/bin/true")[0] == 0
+    second.end()
+    task.end()
+
+
 def test_stopped(engine: Engine) -> None:
     """One that doesn't answer holds nobody up for long, and no container gets two shims."""
     task, spare = first(engine)
