@@ -17,7 +17,7 @@ import gc
 import os
 
 from ocirt import log
-from ocirt.errors import Error
+from ocirt.errors import from_oserror
 from ocirt.jsontext import dump_json, parse_json
 from ocirt.linux import fds, prctl, title
 from ocirt.shim import spare
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     Work = Callable[[dict[str, Any]], NoReturn]
 
 NAME = "ocirt-nursery"
+#: What can't be done where there can't be another process, in errors.
+START = "start another process"
 _DESCRIPTORS_MAX = 5
 #: Seconds that the daemon waits where as many requests as the socket has room for wait for workers: some seventy.
 _PATIENCE = 2.0
@@ -122,8 +124,8 @@ def _fork(requests: _socket.socket) -> int:
 def _refuse(requests: _socket.socket, error: OSError) -> None:
     """Answer the next request: there can't be a worker for it."""
     source, answer, others = _receive(requests)
-    text = f"start another process: {(error.strerror or '').lower()}"
-    os.write(answer, dump_json({"error": text, "kind": Error.__name__}))
+    failure = from_oserror(error, START)
+    os.write(answer, dump_json({"error": str(failure), "kind": type(failure).__name__}))
     for fd in (source, answer, *others):
         os.close(fd)
 

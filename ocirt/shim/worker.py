@@ -14,10 +14,10 @@ import os
 import sys
 
 from ocirt import log
-from ocirt.errors import BY_NAME, Error, InvalidConfig
+from ocirt.errors import BY_NAME, Error, InvalidConfig, from_oserror
 from ocirt.jsontext import dump_json, parse_json
 from ocirt.shim import loop as events
-from ocirt.shim.nursery import Nursery
+from ocirt.shim.nursery import START, Nursery
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Workers:
             ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
             self._ask(operation, theirs.fileno(), streams if console < 0 else (console,))
         except OSError as error:
-            done({}, Error(f"start another process: {(error.strerror or str(error)).lower()}", error.errno or 0))
+            done({}, from_oserror(error, START))
             return
         except RecursionError:
             done({}, InvalidConfig(f"{operation['operation']}: what is asked for is nested too deeply"))

@@ -60,25 +60,27 @@ def test_in_a_group(engine: Engine) -> None:  # noqa: F811
     other.end()
 
 
-def test_shim_killed_after_it(engine: Engine) -> None:  # noqa: F811
-    """Its socket is there, and nobody serves it: that is left."""
+def abandoned(engine: Engine) -> tuple[Task, Path, int]:  # noqa: F811
+    """A container that has been deleted by a shim that was killed then: (it, the shim's socket, the shim's pid)."""
     task = ended(engine, "exit 3")
-    socket = Path(task.answer.address.removeprefix("unix://"))
     pid = task.shim_pid
     os.kill(pid, signal.SIGKILL)
     assert eventually(lambda: not alive(pid))
+    socket = Path(task.answer.address.removeprefix("unix://"))
     assert socket.exists()
+    return task, socket, pid
+
+
+def test_shim_killed_after_it(engine: Engine) -> None:  # noqa: F811
+    """Its socket is there, and nobody serves it: that is left."""
+    task, socket, _ = abandoned(engine)
     assert delete(task) == (3, False)
     assert not socket.exists()
 
 
 def test_pid_of_another(engine: Engine) -> None:  # noqa: F811
     """The shim was killed, and its pid is another process's: its socket is left."""
-    task = ended(engine, "exit 3")
-    socket = Path(task.answer.address.removeprefix("unix://"))
-    pid = task.shim_pid
-    os.kill(pid, signal.SIGKILL)
-    assert eventually(lambda: not alive(pid))
+    task, socket, pid = abandoned(engine)
     note = task.bundle.path / NOTE
     note.write_text(note.read_text().replace(f"\n{pid}\n", f"\n{os.getpid()}\n"))
     assert delete(task) == (3, False)

@@ -13,9 +13,8 @@ from tests.engines.containerd import ttrpc
 from tests.engines.containerd.calling import Kind
 from tests.engines.containerd.engine import Engine, Task, mount
 from tests.engines.containerd.test_daemon import descriptors
-from tests.engines.containerd.test_nursery import family
+from tests.engines.containerd.test_nursery import family, group_of_pids
 from tests.engines.containerd.test_races import ours
-from tests.harness.leftovers import cgroup_mounts
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -146,14 +145,9 @@ def test_no_more_descriptors(engine: Engine, kind: Kind) -> None:
 def test_no_more_processes(engine: Engine, kind: Kind) -> None:
     """Without a worker nothing is done, and what was there is there still."""
     ours(kind)
-    (pids,) = [Path(point) for point in cgroup_mounts() if Path(point, "pids.max").exists() or point.endswith("/pids")]
     task = engine.running()
-    directory = pids / f"{engine.name}-shim"
-    directory.mkdir()
-    try:
-        shim = family(task.shim_pid)
-        for pid in shim:
-            (directory / "cgroup.procs").write_text(str(pid))
+    shim = family(task.shim_pid)
+    with group_of_pids(engine, shim) as directory:
         (directory / "pids.max").write_text(str(len(shim)))
         id = task.exec("/bin/true")
         assert task.fails("Start", exec_id=id).text  # by the worker that was ready
@@ -164,11 +158,6 @@ def test_no_more_processes(engine: Engine, kind: Kind) -> None:
         assert task.status == 2
         (directory / "pids.max").write_text("max")
         assert task.run("/bin/true")[0] == 0
-    finally:
-        for pid in (directory / "cgroup.procs").read_text().split():
-            (pids / "cgroup.procs").write_text(pid)
-        time.sleep(0.2)
-        directory.rmdir()
     task.end()
 
 

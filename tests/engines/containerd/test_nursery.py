@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,23 @@ def family(shim: int) -> set[int]:
     return {shim, nursery, *children(nursery)}
 
 
+@contextlib.contextmanager
+def group_of_pids(engine: Engine, members: Iterable[int]) -> Iterator[Path]:
+    """A cgroup in which processes of a shim can be counted; they are taken out again."""
+    (pids,) = [Path(point) for point in cgroup_mounts() if Path(point, "pids.max").exists() or point.endswith("/pids")]
+    directory = pids / f"{engine.name}-shim"
+    directory.mkdir()
+    try:
+        for pid in members:
+            (directory / "cgroup.procs").write_text(str(pid))
+        yield directory
+    finally:
+        for pid in (directory / "cgroup.procs").read_text().split():
+            (pids / "cgroup.procs").write_text(pid)
+        time.sleep(0.2)
+        directory.rmdir()
+
+
 def test_killed(engine: Engine, kind: Kind) -> None:
     """The next operation makes another; the worker that was ready goes with it."""
     ours(kind)
@@ -82,11 +101,7 @@ def test_killed_and_no_other(engine: Engine, kind: Kind) -> None:
     ours(kind)
     task = engine.running()
     shim = family(task.shim_pid)
-    (pids,) = [Path(point) for point in cgroup_mounts() if Path(point, "pids.max").exists() or point.endswith("/pids")]
-    directory = pids / f"{engine.name}-shim"
-    directory.mkdir()
-    try:
-        (directory / "cgroup.procs").write_text(str(task.shim_pid))
+    with group_of_pids(engine, [task.shim_pid]) as directory:
         (directory / "pids.max").write_text("1")
         os.kill(nursery_of(task.shim_pid), signal.SIGKILL)
         assert eventually(lambda: not any(map(alive, shim - {task.shim_pid})))
@@ -95,11 +110,6 @@ def test_killed_and_no_other(engine: Engine, kind: Kind) -> None:
             assert "another process: resource temporarily" in task.fails("Start", exec_id=id).text
         (directory / "pids.max").write_text("max")
         assert task.run("/bin/true")[0] == 0
-    finally:
-        for pid in (directory / "cgroup.procs").read_text().split():
-            (pids / "cgroup.procs").write_text(pid)
-        time.sleep(0.2)
-        directory.rmdir()
     task.end()
 
 
